@@ -70,12 +70,11 @@ GROUP: Final[dict[Class, Group]] = {
 TRIGGER_CLASSES: Final = frozenset(Class) - {Class.OK, Class.CANCELLED, Class.LOCAL_REJECT}
 """The classes a caller may name in ``trigger``, ``retry_on`` and ``excluded_errors``."""
 
-ANY_ERROR: Final = TRIGGER_CLASSES - {Class.CONTENT_POLICY, Class.INVALID_REQUEST, Class.CONTEXT_LENGTH}
-"""What ``any_error`` covers when nothing more is known about the next target.
+ANY_ERROR: Final = TRIGGER_CLASSES - {Class.CONTENT_POLICY, Class.INVALID_REQUEST}
+"""What ``any_error`` covers: content policy and invalid request fail over only when named.
 
-`headers.md` leaves out content policy and invalid request only. A context that is too long is the caller's fault and
-fails over only to a target whose window is known to be larger (`lessons.md` S12): the engine adds it per target.
-"""
+A context that is too long is covered, but the engine skips a target whose window is known not to be larger
+(`lessons.md` S12)."""
 
 DEFAULT_RETRY_ON: Final = frozenset(
     {

@@ -1,1 +1,1 @@
-
+"""The deciding heart: sans-IO. Takes `now` and `rng`, returns commands."""

@@ -1,0 +1,81 @@
+# `make` lists the targets; `make check` is what CI runs, nothing else.
+#
+# Everything lands in .venv and .venv-sdk-old, from the hash-locked files and nothing beside them. A stamp file records
+# that an installation finished, so that a half-done one is done again and a finished one costs nothing.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# No byte code at installation: what is imported compiles itself once, the rest of 90 MB never needs to.
+INSTALL := $(PIP) install --quiet --no-compile --require-hashes
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock' $(ARGS)
+PYTEST := $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run test check bench torture sdk-old lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed ## create .venv with the locked packages and .venv/bin/outrider
+
+run: install ## start the proxy with config.example.yaml (without any key in the environment: the demo)
+	$(BIN)/outrider run --config config.example.yaml $(ARGS)
+
+test: install sdk-old ## run the tests; ARGS='-k breaker' passes arguments on
+	$(PYTEST) -n 2 $(ARGS)
+
+check: install sdk-old ## formatting, lint, types, import rules, tests: exactly what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) -n 2
+
+bench: install ## run the timings, one process, output shown
+	$(PYTEST) -m bench -s tests/bench $(ARGS)
+
+torture: install sdk-old ## run the long tests with fresh random examples
+	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)
+
+sdk-old: .venv-sdk-old/.installed ## install the oldest supported SDK, for PYTHONPATH=.venv-sdk-old
+
+# uv reads neither pip's configuration nor pip's variables, so it is told which index pip uses.
+lock: .venv/.python ## write the lock files again; ARGS=--upgrade moves to newer versions
+	$(PIP) install --quiet 'uv>=0.9'
+	@index="$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}"; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; set -ex; \
+	$(LOCK) pyproject.toml --all-extras -o requirements.lock; \
+	$(LOCK) pyproject.toml --all-extras --group dev -c requirements.lock -o requirements-dev.lock; \
+	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock; \
+	$(LOCK) --group sdk-old -o requirements-sdk-old.lock
+
+clean: ## remove everything that was generated, the virtual environments too
+	rm -rf .venv .venv-sdk-old .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find proxy tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "outrider needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.locked: requirements-dev.lock | .venv/.python
+	$(INSTALL) -r $<
+	@touch $@
+
+# Without isolation the build takes hatchling from the lock and asks the index for nothing.
+.venv/.installed: pyproject.toml .venv/.locked
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# A directory of its own, not a second environment: the old SDK needs an httpx that the new one refuses.
+.venv-sdk-old/.installed: requirements-sdk-old.lock | .venv/.python
+	rm -rf .venv-sdk-old
+	$(INSTALL) --target .venv-sdk-old -r $<
+	@printf '*\n' > .venv-sdk-old/.gitignore
+	@touch $@

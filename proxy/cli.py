@@ -1,0 +1,348 @@
+"""The command line: run, check, schema, explain, demo, wait, shutdown.
+
+Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration (EX_CONFIG of sysexits). Heavy rooms are imported by the
+command that needs them, so that `--version`, `wait` and `shutdown` start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy import __version__
+
+if TYPE_CHECKING:
+    from proxy.app import App
+    from proxy.config.compiled import Config
+    from proxy.config.load import Loaded
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+BAD_CONFIG: Final = 78
+
+CONFIG_DEFAULT: Final = "config.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises for what the user typed."""
+    args, rest = _parser().parse_known_args(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+    flags = _flags(rest)
+    if isinstance(flags, str):
+        print(f"outrider: {flags}", file=sys.stderr)
+        return USAGE
+    if flags and not getattr(args, "takes_settings", False):
+        print(f"outrider {args.command}: unknown option --{next(iter(flags))}", file=sys.stderr)
+        return USAGE
+    args.flags = flags
+    try:
+        result: int = args.go(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return FAILED
+    return result
+
+
+def _flags(rest: Sequence[str]) -> dict[str, str] | str:
+    """``--listen-data-port=8080`` or ``--listen-data-port 8080`` into settings; a text: what is wrong."""
+    flags: dict[str, str] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            return f"unexpected argument {word!r}"
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                return f"--{name} needs a value"
+            value = words.pop(0)
+        flags[name] = value
+    return flags
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="outrider",
+        description="A sidecar that makes LLM calls reliable: retries, failover, hedging and circuit breaking.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"outrider {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, text: str, example: str, go: Callable[[argparse.Namespace], int], settings: bool = False
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example: {example}",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(go=go, takes_settings=settings)
+        return made
+
+    run = command(
+        "run", "Start the proxy.", "outrider run --config config.yaml --listen-data-port 8080", _run, settings=True
+    )
+    run.add_argument("--config", default=os.environ.get("OUTRIDER_CONFIG", CONFIG_DEFAULT), metavar="FILE")
+    run.add_argument("--loop", choices=("uvloop", "asyncio"), default=os.environ.get("OUTRIDER_LOOP", "uvloop"))
+
+    check = command(
+        "check", "Check configuration files; all errors at once, with their place.", "outrider check config.yaml", _check
+    )
+    check.add_argument("files", nargs="*", default=[], metavar="FILE")
+    check.add_argument("--config", metavar="FILE", help="the same as naming FILE")
+    check.add_argument("--format", choices=("text", "json", "github"), default="text")
+
+    command("schema", "Print the JSON Schema of the configuration file.", "outrider schema > outrider.json", _schema)
+
+    explain = command(
+        "explain",
+        "Print the effective plan of a request, with the origin of each value. No call is made.",
+        "outrider explain --config config.yaml --model gpt-4o -H 'X-Max-Retries: 5'",
+        _explain,
+    )
+    explain.add_argument("--config", default=os.environ.get("OUTRIDER_CONFIG", CONFIG_DEFAULT), metavar="FILE")
+    explain.add_argument("--path", default="/v1/chat/completions")
+    explain.add_argument("--model", default="")
+    explain.add_argument("--stream", action="store_true")
+    explain.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'")
+    explain.add_argument(
+        "--request", metavar="FILE", help='a request as JSON: {"path": …, "headers": {…}, "body": {"model": …}}'
+    )
+    explain.add_argument("--format", choices=("text", "json"), default="text")
+
+    demo = command("demo", "Start the built-in fake providers and the proxy in front of them.", "outrider demo", _demo)
+    demo.add_argument("--port", type=int, default=8711, help="data port; 0 takes a free one")
+    demo.add_argument("--admin-port", type=int, default=8712, help="admin port; 0 takes a free one")
+    demo.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
+
+    for name, text, example, go in (
+        ("wait", "Wait until a sidecar has started.", "outrider wait --timeout 30", _wait),
+        ("shutdown", "Ask the sidecar on this host to leave.", "outrider shutdown", _shutdown),
+    ):
+        made = command(name, text, example, go)
+        made.add_argument("--admin", default="http://127.0.0.1:8712", metavar="URL")
+        made.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+    return parser
+
+
+# run ------------------------------------------------------------------------------------------------------------------
+
+
+def _load(path: str, flags: Mapping[str, str] | None = None) -> Loaded:
+    from proxy.config.load import load_file
+
+    return load_file(path, os.environ, flags=flags)
+
+
+def _report(loaded: Loaded) -> None:
+    for problem in loaded.errors:
+        print(problem, file=sys.stderr)
+
+
+def _run(args: argparse.Namespace) -> int:
+    loaded = _load(args.config, args.flags)
+    config = loaded.config
+    if config is None:
+        _report(loaded)
+        return BAD_CONFIG
+    if config.providers and all(provider.disabled for provider in config.providers.values()):
+        print("No provider has its key, so the built-in demo providers are started instead:", file=sys.stderr)
+        for provider in config.providers.values():
+            print(f"  {provider.name}: {provider.disabled}", file=sys.stderr)
+        return _run_demo(config.listen.data_port, config.listen.admin_port, args.loop)
+    return _serve(config, args.loop)
+
+
+def _serve(config: Config, loop: str, on_ready: Callable[[App], Any] | None = None) -> int:
+    from proxy import app
+    from proxy.server.listeners import BindError
+
+    try:
+        return int(app.run(lambda: app.serve(config, on_ready), loop))
+    except BindError as error:
+        print(f"outrider: {error}", file=sys.stderr)
+        return FAILED
+
+
+# demo -----------------------------------------------------------------------------------------------------------------
+
+
+def _demo(args: argparse.Namespace) -> int:
+    return _run_demo(args.port, args.admin_port, args.loop)
+
+
+def _run_demo(data_port: int, admin_port: int, loop: str) -> int:
+    from proxy import app
+    from proxy.demo.world import play
+    from proxy.server.listeners import BindError
+
+    try:
+        return int(app.run(lambda: play(data_port, admin_port), loop))
+    except BindError as error:
+        print(f"outrider: {error}", file=sys.stderr)
+        return FAILED
+
+
+# check, schema, explain -----------------------------------------------------------------------------------------------
+
+
+def _check(args: argparse.Namespace) -> int:
+    files = [*args.files, *([args.config] if args.config else [])] or [CONFIG_DEFAULT]
+    worst = DONE
+    reports = []
+    for path in files:
+        loaded = _load(path)
+        if loaded.config is None:
+            worst = BAD_CONFIG
+        reports += [("error", problem) for problem in loaded.errors]
+        reports += [("warning", problem) for problem in loaded.warnings]
+        if args.format == "text":
+            for kind, problem in reports:
+                print(problem if kind == "error" else f"{problem} (warning)")
+            reports = []
+            if loaded.config is not None:
+                print(f"{path}: ok")
+    if args.format == "json":
+        import orjson
+
+        entries = [
+            {
+                "severity": kind,
+                "file": problem.file,
+                "line": problem.line,
+                "column": problem.column,
+                "path": problem.path,
+                "message": problem.message,
+            }
+            for kind, problem in reports
+        ]
+        print(orjson.dumps(entries, option=orjson.OPT_INDENT_2).decode())
+    elif args.format == "github":
+        for kind, problem in reports:
+            text = f"{problem.path}: {problem.message}" if problem.path else problem.message
+            print(f"::{kind} file={problem.file},line={problem.line},col={problem.column}::{text}")
+    return worst
+
+
+def _schema(args: argparse.Namespace) -> int:
+    import orjson
+
+    from proxy.config.load import json_schema
+
+    print(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+    return DONE
+
+
+def _explain(args: argparse.Namespace) -> int:
+    """The same plan as the running proxy would make, by the same code."""
+    import orjson
+
+    from proxy.config import explain
+    from proxy.config.planner import HeaderError, NoRoute, Planner
+    from proxy.dispatch.intake import Refusal, Sorter, fingerprint, locate
+    from proxy.engine.plan import Endpoint
+
+    loaded = _load(args.config)
+    if loaded.config is None:
+        _report(loaded)
+        return BAD_CONFIG
+    try:
+        path, model, stream, raw = _described(args)
+        where = locate("POST", path, loaded.config.providers)
+        headers = Sorter("outrider-explain").sort(raw)
+        secret = os.urandom(16)
+        planned = Planner(loaded.config, secret).plan(
+            endpoint=where.endpoint,
+            path=where.path,
+            model="" if where.endpoint is Endpoint.RAW else model,
+            control=headers.control,
+            stream=stream,
+            caller_key=fingerprint(headers.credential, secret) if headers.credential else None,
+            provider=where.provider,
+        )
+    except (Refusal, HeaderError, NoRoute) as refused:
+        print(f"{refused.status} {refused.code}: {refused.message}", file=sys.stderr)
+        return FAILED
+    except (OSError, ValueError) as error:
+        print(f"outrider explain: {error}", file=sys.stderr)
+        return USAGE
+    described = explain.describe(planned, loaded.config)
+    if args.format == "json":
+        print(orjson.dumps(described, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(explain.render(described), end="")
+    return DONE
+
+
+def _described(args: argparse.Namespace) -> tuple[str, str, bool, tuple[tuple[bytes, bytes], ...]]:
+    """(path, model, stream, raw headers) from flags, over what a request file says."""
+    import orjson
+
+    path, model, stream = args.path, args.model, args.stream
+    headers: list[tuple[str, str]] = []
+    if args.request:
+        request = orjson.loads(Path(args.request).read_bytes())
+        if not isinstance(request, dict):
+            raise ValueError(f"{args.request}: must hold a JSON object")
+        path = request.get("path", path)
+        inner = request.get("body")
+        body: dict[str, Any] = inner if isinstance(inner, dict) else request
+        model = model or str(body.get("model", ""))
+        stream = stream or body.get("stream") is True
+        given = request.get("headers")
+        headers += [(str(k), str(v)) for k, v in given.items()] if isinstance(given, dict) else []
+    for line in args.header:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise ValueError(f"-H wants 'Name: value', got {line!r}")
+        headers.append((name.strip(), value.strip()))
+    return path, model, stream, tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in headers)
+
+
+# wait, shutdown -------------------------------------------------------------------------------------------------------
+
+
+def _ask(url: str, method: str, path: str, timeout_s: float) -> int:
+    """Status of one request to the admin port; 0 when nobody answers."""
+    from http.client import HTTPConnection, HTTPException
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 8712, timeout=timeout_s)
+    try:
+        connection.request(method, path)
+        return connection.getresponse().status
+    except (OSError, HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def _wait(args: argparse.Namespace) -> int:
+    import time
+
+    end = time.monotonic() + args.timeout
+    while True:
+        if _ask(args.admin, "GET", "/startupz", 1.0) == 200:
+            return DONE
+        if time.monotonic() >= end:
+            print(f"outrider: no sidecar has started at {args.admin} within {args.timeout:g} s", file=sys.stderr)
+            return FAILED
+        time.sleep(0.05)
+
+
+def _shutdown(args: argparse.Namespace) -> int:
+    status = _ask(args.admin, "POST", "/quitquitquit", min(args.timeout, 5.0))
+    if status == 200:
+        return DONE
+    print(f"outrider: {args.admin} " + (f"answered {status}" if status else "does not answer"), file=sys.stderr)
+    return FAILED

@@ -1,0 +1,189 @@
+"""The configuration as the running program uses it: frozen, checked, free of pydantic.
+
+`config/schema` says what a file may contain, `config/load` reads and checks it and builds these values; the planner
+turns them, with a request, into a `Plan`. Policies stay layers of flat settings (``retry.max_retries`` -> 5) until a plan
+is built, so that precedence is one dictionary merge and every effective value knows which layer it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from proxy.base.outcome import Class
+from proxy.engine.plan import Price, Tier
+from proxy.policy import breaker
+
+Layer = Mapping[str, Any]
+"""Flat policy settings by dotted YAML name, already checked: ``{"timeout_s": 30.0, "retry.max_retries": 5}``."""
+
+
+class Secret:
+    """A credential that never prints itself. `read` returns the present value, None when it is missing."""
+
+    __slots__ = ("_read", "reference")
+
+    def __init__(self, reference: str, read: Callable[[], str | None]) -> None:
+        self.reference = reference
+        """As written in the file: ``${OPENAI_API_KEY}`` or ``file:/path``; ``(literal)`` for a key in the open."""
+        self._read = read
+
+    def read(self) -> str | None:
+        return self._read()
+
+    def __repr__(self) -> str:
+        return f"Secret({self.reference})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One entry of a provider's model map."""
+
+    asked: str
+    """Name or glob (``claude-*``, ``*``) that the caller asks for."""
+    name: str
+    """Name the provider is called with; empty: as asked (passthrough)."""
+    deployment: str = ""
+    tier: str = ""
+    """``economy`` marks the smaller model that `reduce_quality` may use."""
+    quality: float = 10.0
+    max_output_tokens: int | None = None
+    context_window: int | None = None
+    price: Price | None = None
+
+    def called(self, asked: str) -> str:
+        return self.name or asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A configured vendor account."""
+
+    name: str
+    dialect: Literal["openai", "azure", "anthropic", "gemini", "bedrock"]
+    base_url: str
+    """Without a trailing slash; scheme http or https; may carry a path (``/v1``)."""
+    api_key: Secret | None
+    credentials: Literal["sidecar", "caller", "caller_or_sidecar"] = "sidecar"
+    region: str = ""
+    max_concurrency: int = 1024
+    api_version: str = ""
+    models: tuple[Model, ...] = (Model(asked="*", name=""),)
+    """In file order, exact names before globs. Without a ``models`` section every name is sent as asked."""
+    breaker: Layer = field(default_factory=dict)
+    disabled: str = ""
+    """Why the provider takes no calls (its key is missing); empty: it does."""
+    tls_verify: bool = True
+    ca_file: str = ""
+
+    def model_for(self, asked: str) -> Model | None:
+        """The first entry that covers the asked name; None: this provider refuses it."""
+        for model in self.models:
+            if model.asked == asked or ("*" in model.asked and fnmatchcase(asked, model.asked)):
+                return model
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteTarget:
+    provider: str
+    model: str = ""
+    """Called model; empty: the provider's model map decides."""
+    tier: Tier = Tier.PRIMARY
+    weight: int = 1
+    trigger: frozenset[Class] | None = None
+    """None: the policy's `failover.on`."""
+    max_retries: int | None = None
+    """None: the policy's `retry.max_retries` on the first target, 0 on the others."""
+    max_latency_increase_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    name: str
+    paths: tuple[str, ...] = ()
+    """Exact paths or globs; empty: every path."""
+    models: tuple[str, ...] = ()
+    """Globs over the asked model; empty: every model."""
+    targets: tuple[RouteTarget, ...] = ()
+    balance: Literal["priority", "weighted", "adaptive", "cheapest"] = "priority"
+    policy: Layer = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What headers may ask for at most, and the sizes of everything that could grow."""
+
+    max_retries: int = 10
+    max_attempts: int = 16
+    max_timeout_s: float = 900.0
+    max_hedges: int = 3
+    allow_overrides: frozenset[str] = frozenset(
+        {"failover", "retry", "circuit_breaker", "hedging", "degraded", "cache", "timeout", "explain"}
+    )
+    max_targets: int = 1024
+    """Targets whose evidence is kept (callers' own keys make targets of their own); least recently used first out."""
+    max_plans: int = 1024
+    """Memoised plans and parsed header sets."""
+    max_held_mb: int = 256
+    """Request bodies and held answers of all requests together; beyond it new requests get 503."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    data_host: str = "127.0.0.1"
+    data_port: int = 8711
+    admin_host: str = "0.0.0.0"
+    admin_port: int = 8712
+    auth_tokens: tuple[Secret, ...] = ()
+    insecure: bool = False
+    max_body_mb: int = 32
+    max_connections: int = 10_000
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    """Longest pause between two pieces of a request's body."""
+    keepalive_timeout_s: float = 75.0
+    max_header_kb: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    path: str
+    digest: str
+    """SHA-256 of the file's bytes, hex."""
+    listen: Listen
+    providers: Mapping[str, Provider]
+    defaults: Layer
+    policies: Mapping[str, Layer]
+    routes: tuple[Route, ...]
+    """Never empty: with none in the file, one route `default` over all providers in file order."""
+    limits: Limits
+    drain_timeout_s: float = 5.0
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics: bool = True
+    chaos: bool = False
+    store_path: str = ":memory:"
+    warnings: tuple[str, ...] = ()
+    """Things that do not stop the start: disabled providers, settings of this version without effect."""
+    redacted: Mapping[str, Any] = field(default_factory=dict)
+    """The effective file as a tree with every secret replaced, for `GET /config`."""
+
+
+def base_breaker(provider: Provider, layer: Layer) -> breaker.Settings:
+    """The base policy of a provider's targets: its own `circuit_breaker` section over the policy's."""
+    merged = {**{k[16:]: v for k, v in layer.items() if k.startswith("circuit_breaker.")}, **provider.breaker}
+    return breaker.Settings(
+        error_threshold=merged.get("error_threshold"),
+        error_threshold_window_s=merged.get("error_threshold_window"),
+        timeout_s=merged.get("timeout"),
+        half_open_requests=merged.get("half_open_requests"),
+        success_threshold=merged.get("success_threshold"),
+        excluded_errors=merged.get("excluded_errors"),
+        monitor_latency=merged.get("monitor_latency"),
+        latency_threshold_ms=merged.get("latency_threshold_ms"),
+        looser=merged.get("looser", "capped"),
+        panic=merged.get("panic", False),
+    )

@@ -1,0 +1,810 @@
+"""The fault vocabulary: what a fake provider does to one attempt, and what it remembers of it.
+
+A `Fault` is a flat bag of independent keys that combine: ``{"stall_after_words": 20, "stall_s": 30,
+"cut_after_words": 20}`` is a stream that says 20 words, is silent for 30 s and then dies. They act in the order of the
+wire: who is meant, the request, the head, the body, the end. A key that is absent does nothing. The same names serve
+the constructor and the JSON of ``POST /_demo/fault``; both are checked by the same table, so a typing mistake is an
+error and never a healthy answer. ``_s`` is seconds, a number >= 0 or ``"forever"`` (in Python ``math.inf``).
+
+Who is meant (a fault that does not match an attempt leaves it healthy and is not used up):
+
+=================== ============ =======================================================================================
+key                 value        meaning
+=================== ============ =======================================================================================
+times               1 ...        so many attempts; absent: one in a script, all as the standing fault
+for_s               seconds      only for this long after it was set (an outage)
+flap_s              seconds      on for so long, off for so long, and so on
+one_in              1 ...        only every n-th attempt of this provider
+only_model          text         only requests for this model
+only_key            text         only requests whose credential header contains this
+only_body_over      bytes        only requests with a larger body
+only_prefill        true         only requests whose last message is the assistant's
+=================== ============ =======================================================================================
+
+The request:
+
+=================== ============ =======================================================================================
+read_bytes_per_s    1 ...        read the body no faster
+drop_reused         close, reset end the connection, unanswered, when a request comes on a kept-alive one
+early_answer        true         answer as soon as the head is read, close our half, read and ignore the rest
+silence_s           seconds      not a byte for so long after the request, then go on
+reset               true         TCP reset without an answer
+close               true         orderly close without an answer
+=================== ============ =======================================================================================
+
+The head:
+
+=================== ============ =======================================================================================
+status              100 ... 999  answer with this status and a fitting error body of the dialect
+error               a name       error of this kind: `ERROR_KINDS`; its own status unless `status` says otherwise
+code, message       text         instead of the error's own code (in Gemini: its status word) and message
+headers             object       response headers added, or put in the place of the standard ones; a list of texts
+                                 sends the name so many times, an empty list leaves it out
+retry_after_date_s  number       Retry-After as an HTTP date so far ahead (< 0: behind) of our own Date header
+date_skew_s         number       our Date header runs so far ahead (< 0: behind)
+spoof               true         headers of outrider's own namespace, with false values
+early_hints         1 ... 100    so many 103 answers first
+status_line         text         in the place of ``HTTP/1.1 200 OK``
+raw_head            text         put into the head as it is (Latin-1; no line end is added)
+raw                 text         the whole answer, head and all, as it is (Latin-1); the connection is closed after it
+=================== ============ =======================================================================================
+
+The body:
+
+=================== ============ =======================================================================================
+body                text         this body; JSON is labelled as JSON, anything else as plain text
+html_bytes          1 ...        an HTML page of this size
+answer              a name       text, refusal, tool_call, length (only reasoning, then the limit): all legitimate
+empty               a name       no_choices, null_content, done (straight to the end mark), zero_bytes, whitespace
+text                text         say this in the place of the 60 words
+from_word           1 ... 60     begin at this word
+big_body_bytes      1 ...        so many bytes of text in large events (or one large answer), at full speed
+pause_s             seconds      between words, in the place of the provider's own pause
+body_after_s        seconds      head at once, then nothing for so long
+first_word_s        seconds      head and opening events at once, the first word so much later
+preamble            names        events without content before the first word: comment, ping, role, empty, created
+preamble_count      0 ...        so many of them; absent: as many as fit into first_word_s
+preamble_every_s    seconds      between them
+preamble_pad_bytes  0 ...        each is so much larger
+error_after_words   0 ... 60     an error event inside the 200 (kind: `error`, else overloaded); 0: the first event;
+                                 an answer in one piece is a 200 with that error as its body
+bare_error          true         that error as bare JSON, not as an event
+stall_after_words   0 ... 60     silence after so many words, then go on
+stall_s             seconds      for so long; absent: forever
+stall_ping_s        seconds      a ping so often while stalled
+cut_after_words     0 ... 60     the body ends after so many words, in the way of `cut`
+cut_after_bytes     0 ...        the same, counted in bytes of the body before compression and framing
+cut                 a name       close (FIN, no last chunk; default), reset, mid_char (close inside a multibyte
+                                 character of the next word), end (a correct HTTP end, no finish reason, no end mark)
+malformed_at_word   1 ... 60     a broken event before this word
+malformed           text         its data; absent: cut-off JSON
+big_event_bytes     1 ...        the tenth word's event carries so much padding
+u2028               true         a raw U+2028 after every tenth word
+no_usage            true         no usage
+no_finish           true         no finish reason
+no_done             true         no end mark ([DONE], message_stop, response.completed)
+hold_open_s         seconds      connection left open so long after the last event, before the end of the body
+split_bytes         1 ...        written in pieces of so many bytes, each a chunk of its own
+split_pause_s       seconds      between those pieces
+line_end            a name       lf, crlf, cr: line ends of events
+=================== ============ =======================================================================================
+
+Framing and the end:
+
+=================== ============ =======================================================================================
+framing             a name       length, chunked, close (until the connection ends), both (length and chunked)
+length_off          number       Content-Length is so much too large (then the connection is closed) or too small (< 0)
+two_lengths         true         two Content-Length headers that differ
+no_last_chunk       true         chunked without the last chunk, then closed
+encoding            a name       gzip (streams: flushed per word), br (nobody asked for it, not decodable),
+                                 lie (labelled gzip, is not)
+damage_after_words  0 ... 60     gzip that turns to rubbish after so many words
+bomb_bytes          1 ...        a small gzip that expands to so many bytes of JSON white space and then the answer
+after_end           text         bytes after the end of the answer (Latin-1)
+connection_close    true         announce ``Connection: close`` and do it
+close_idle_s        seconds      close the kept-alive connection unannounced so long after the answer
+=================== ============ =======================================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Literal
+
+from proxy.demo import shapes
+from proxy.demo.shapes import Asked, Event, Say
+
+ERROR_KINDS: Final = (
+    "overloaded",
+    "internal",
+    "rate_limit",
+    "quota",
+    "auth",
+    "permission",
+    "model_not_found",
+    "context_length",
+    "content_policy",
+    "invalid_request",
+    "timeout",
+)
+ANSWERS: Final = ("text", "refusal", "tool_call", "length")
+EMPTIES: Final = ("no_choices", "null_content", "done", "zero_bytes", "whitespace")
+PREAMBLES: Final = ("comment", "ping", "role", "empty", "created")
+CUTS: Final = ("close", "reset", "mid_char", "end")
+FRAMINGS: Final = ("length", "chunked", "close", "both")
+ENCODINGS: Final = ("gzip", "br", "lie")
+LINE_ENDS: Final = ("lf", "crlf", "cr")
+
+SPOOFED: Final = (
+    ("X-Served-By", "spoof/spoof"),
+    ("X-Served-Model", "spoof"),
+    ("X-Served-Region", "spoof"),
+    ("X-Attempts", "99"),
+    ("X-Retry-Count", "99"),
+    ("X-Retry-After", "99999"),
+    ("X-Route", "spoof"),
+    ("X-Cache", "HIT"),
+    ("X-Circuit-Status", "spoof"),
+    ("X-Failover", "spoof"),
+    ("X-Failover-Reason", "spoof"),
+    ("X-Failover-Trace", "[]"),
+    ("X-Failover-Skipped", "spoof"),
+    ("X-Hedge-Launched", "spoof"),
+    ("X-Hedge-Winner", "spoof"),
+    ("X-Hedge-Latency-Saved", "99999"),
+    ("X-Degraded-Mode", "spoof"),
+    ("X-Degradation-Reason", "spoof"),
+    ("X-Quality-Score", "0"),
+    ("X-User-Notification", "spoof"),
+    ("X-Policy-Clamped", "spoof"),
+    ("X-Translation-Warnings", "spoof"),
+    ("X-Outrider-Request-Id", "spoof"),
+)
+"""Response headers that belong to the proxy (`lessons.md` L24); an upstream that sends them lies."""
+
+WORD_MAX: Final = 60
+BYTES_MAX: Final = 4 << 30
+SECONDS_MAX: Final = 86_400.0
+
+type_of_key = Literal["flag", "int", "number", "seconds", "text", "name", "names", "headers"]
+
+
+class FaultError(ValueError):
+    """A fault that cannot be meant; the text names every problem, one sentence each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """What one key takes."""
+
+    kind: type_of_key
+    low: int = 0
+    high: int = BYTES_MAX
+    names: tuple[str, ...] = ()
+
+    def problem(self, value: object) -> str | None:
+        """Return what is wrong with `value`, in words that follow the key's name; None when it is fine."""
+        match self.kind:
+            case "flag":
+                return None if isinstance(value, bool) else "must be true or false"
+            case "int":
+                good = isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+                return None if good else f"must be a whole number from {self.low} to {self.high}"
+            case "number":
+                good = _is_number(value) and abs(float(value)) <= BYTES_MAX  # type: ignore[arg-type]
+                return None if good else "must be a finite number"
+            case "seconds":
+                good = _is_number(value) and (float(value) == math.inf or 0 <= float(value) <= SECONDS_MAX)  # type: ignore[arg-type]
+                return None if good else f'must be seconds from 0 to {SECONDS_MAX:.0f}, or "forever"'
+            case "text":
+                return None if isinstance(value, str) else "must be a text"
+            case "name":
+                return None if value in self.names else f"must be one of {', '.join(self.names)}"
+            case "names":
+                good = isinstance(value, tuple) and all(name in self.names for name in value)
+                return None if good else f"must be a list out of {', '.join(self.names)}"
+            case "headers":
+                return None if _are_pairs(value) else "must be an object of header names and texts (or lists of texts)"
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= BYTES_MAX or value == math.inf  # false for NaN, and no overflow for a huge integer
+
+
+def _are_pairs(value: object) -> bool:
+    if not isinstance(value, tuple):
+        return False
+    return all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], tuple)
+        and all(isinstance(text, str) for text in pair[1])
+        for pair in value
+    )  # fmt: skip
+
+
+_FLAG: Final = _Key(kind="flag")
+_SECONDS: Final = _Key(kind="seconds")
+_NUMBER: Final = _Key(kind="number")
+_TEXT: Final = _Key(kind="text")
+_WORDS: Final = _Key(kind="int", high=WORD_MAX)
+_WORD: Final = _Key(kind="int", low=1, high=WORD_MAX)
+_BYTES: Final = _Key(kind="int", low=1)
+_COUNT: Final = _Key(kind="int", low=1)
+_FROM_0: Final = _Key(kind="int")
+
+KEYS: Final[dict[str, _Key]] = {
+    "times": _COUNT,
+    "for_s": _SECONDS,
+    "flap_s": _SECONDS,
+    "one_in": _COUNT,
+    "only_model": _TEXT,
+    "only_key": _TEXT,
+    "only_body_over": _FROM_0,
+    "only_prefill": _FLAG,
+    "read_bytes_per_s": _BYTES,
+    "drop_reused": _Key(kind="name", names=("close", "reset")),
+    "early_answer": _FLAG,
+    "silence_s": _SECONDS,
+    "reset": _FLAG,
+    "close": _FLAG,
+    "status": _Key(kind="int", low=100, high=999),
+    "error": _Key(kind="name", names=ERROR_KINDS),
+    "code": _TEXT,
+    "message": _TEXT,
+    "headers": _Key(kind="headers"),
+    "retry_after_date_s": _NUMBER,
+    "date_skew_s": _NUMBER,
+    "spoof": _FLAG,
+    "early_hints": _Key(kind="int", low=1, high=100),
+    "status_line": _TEXT,
+    "raw_head": _TEXT,
+    "raw": _TEXT,
+    "body": _TEXT,
+    "html_bytes": _BYTES,
+    "answer": _Key(kind="name", names=ANSWERS),
+    "empty": _Key(kind="name", names=EMPTIES),
+    "text": _TEXT,
+    "from_word": _WORD,
+    "big_body_bytes": _BYTES,
+    "pause_s": _SECONDS,
+    "body_after_s": _SECONDS,
+    "first_word_s": _SECONDS,
+    "preamble": _Key(kind="names", names=PREAMBLES),
+    "preamble_count": _FROM_0,
+    "preamble_every_s": _SECONDS,
+    "preamble_pad_bytes": _FROM_0,
+    "error_after_words": _WORDS,
+    "bare_error": _FLAG,
+    "stall_after_words": _WORDS,
+    "stall_s": _SECONDS,
+    "stall_ping_s": _SECONDS,
+    "cut_after_words": _WORDS,
+    "cut_after_bytes": _FROM_0,
+    "cut": _Key(kind="name", names=CUTS),
+    "malformed_at_word": _WORD,
+    "malformed": _TEXT,
+    "big_event_bytes": _BYTES,
+    "u2028": _FLAG,
+    "no_usage": _FLAG,
+    "no_finish": _FLAG,
+    "no_done": _FLAG,
+    "hold_open_s": _SECONDS,
+    "split_bytes": _BYTES,
+    "split_pause_s": _SECONDS,
+    "line_end": _Key(kind="name", names=LINE_ENDS),
+    "framing": _Key(kind="name", names=FRAMINGS),
+    "length_off": _NUMBER,
+    "two_lengths": _FLAG,
+    "no_last_chunk": _FLAG,
+    "encoding": _Key(kind="name", names=ENCODINGS),
+    "damage_after_words": _WORDS,
+    "bomb_bytes": _BYTES,
+    "after_end": _TEXT,
+    "connection_close": _FLAG,
+    "close_idle_s": _SECONDS,
+}
+"""Every key and what it takes; the table in this module's docstring says what it does."""
+
+_NEEDS: Final = (
+    ("stall_s", "stall_after_words"),
+    ("stall_ping_s", "stall_after_words"),
+    ("preamble_count", "preamble"),
+    ("preamble_every_s", "preamble"),
+    ("preamble_pad_bytes", "preamble"),
+    ("bare_error", "error_after_words"),
+    ("malformed", "malformed_at_word"),
+    ("split_pause_s", "split_bytes"),
+    ("damage_after_words", "encoding"),
+    ("cut", "cut_after_words"),
+)
+"""A key that means nothing without its partner; `cut` is content with `cut_after_bytes` too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens to an attempt; every field is a row of the tables in this module's docstring.
+
+    None or False: that fault is absent. ``Fault()`` is a healthy answer. Raises `FaultError` naming every problem.
+    """
+
+    times: int | None = None
+    for_s: float | None = None
+    flap_s: float | None = None
+    one_in: int | None = None
+    only_model: str | None = None
+    only_key: str | None = None
+    only_body_over: int | None = None
+    only_prefill: bool = False
+    read_bytes_per_s: int | None = None
+    drop_reused: Literal["close", "reset"] | None = None
+    early_answer: bool = False
+    silence_s: float | None = None
+    reset: bool = False
+    close: bool = False
+    status: int | None = None
+    error: str | None = None
+    code: str | None = None
+    message: str | None = None
+    headers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    retry_after_date_s: float | None = None
+    date_skew_s: float | None = None
+    spoof: bool = False
+    early_hints: int | None = None
+    status_line: str | None = None
+    raw_head: str | None = None
+    raw: str | None = None
+    body: str | None = None
+    html_bytes: int | None = None
+    answer: Literal["text", "refusal", "tool_call", "length"] | None = None
+    empty: Literal["no_choices", "null_content", "done", "zero_bytes", "whitespace"] | None = None
+    text: str | None = None
+    from_word: int | None = None
+    big_body_bytes: int | None = None
+    pause_s: float | None = None
+    body_after_s: float | None = None
+    first_word_s: float | None = None
+    preamble: tuple[str, ...] = ()
+    preamble_count: int | None = None
+    preamble_every_s: float | None = None
+    preamble_pad_bytes: int | None = None
+    error_after_words: int | None = None
+    bare_error: bool = False
+    stall_after_words: int | None = None
+    stall_s: float | None = None
+    stall_ping_s: float | None = None
+    cut_after_words: int | None = None
+    cut_after_bytes: int | None = None
+    cut: Literal["close", "reset", "mid_char", "end"] | None = None
+    malformed_at_word: int | None = None
+    malformed: str | None = None
+    big_event_bytes: int | None = None
+    u2028: bool = False
+    no_usage: bool = False
+    no_finish: bool = False
+    no_done: bool = False
+    hold_open_s: float | None = None
+    split_bytes: int | None = None
+    split_pause_s: float | None = None
+    line_end: Literal["lf", "crlf", "cr"] | None = None
+    framing: Literal["length", "chunked", "close", "both"] | None = None
+    length_off: float | None = None
+    two_lengths: bool = False
+    no_last_chunk: bool = False
+    encoding: Literal["gzip", "br", "lie"] | None = None
+    damage_after_words: int | None = None
+    bomb_bytes: int | None = None
+    after_end: str | None = None
+    connection_close: bool = False
+    close_idle_s: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = [f"{key} {why}" for key, value in self._given() if (why := KEYS[key].problem(value))]
+        given = {key for key, _ in self._given()}
+        missing = [(key, other) for key, other in _NEEDS if key in given and other not in given]
+        problems += [
+            f"{key} needs {other}" for key, other in missing if not (key == "cut" and "cut_after_bytes" in given)
+        ]
+        if self.is_before_body and self.is_about_body:
+            problems.append("read_bytes_per_s, drop_reused and early_answer act before the body that decides is known")
+        if self.length_off is not None and self.length_off != int(self.length_off):
+            problems.append("length_off must be a whole number of bytes")
+        if problems:
+            raise FaultError("; ".join(problems))
+
+    def _given(self) -> list[tuple[str, object]]:
+        pairs = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(name, value) for name, value in pairs if value is not None and value is not False and value != ()]
+
+    @classmethod
+    def from_json(cls, value: object) -> Fault:
+        """Build a fault from parsed JSON; raises `FaultError` naming every problem at once."""
+        if not isinstance(value, Mapping):
+            raise FaultError(f"a fault must be a JSON object, not {_json_name(value)}")
+        problems = [_unknown(str(key)) for key in value if key not in KEYS]
+        known = {str(key): _from_json(KEYS[key], item) for key, item in value.items() if key in KEYS}
+        known = {key: item for key, item in known.items() if item is not None}
+        problems += [f"{key} {why}" for key, item in known.items() if (why := KEYS[key].problem(item))]
+        if problems:
+            raise FaultError("; ".join(problems))
+        return cls(**known)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the keys that are set, as `from_json` takes them."""
+        return {key: _to_json(value) for key, value in self._given()}
+
+    @property
+    def is_error(self) -> bool:
+        """True when the whole answer is an error in the dialect's words."""
+        if self.body is not None or self.html_bytes is not None or self.empty is not None:
+            return False
+        has_body = self.status is None or (self.status >= 200 and self.status not in (204, 304))
+        is_kind = self.error is not None and self.error_after_words is None
+        return has_body and (is_kind or (self.status is not None and not 200 <= self.status < 300))
+
+    def is_on(self, age_s: float) -> bool:
+        """True while the fault is due, `age_s` seconds after it was set; `flap_s` starts with "on"."""
+        if self.for_s is not None and age_s >= self.for_s:
+            return False
+        return not self.flap_s or math.isinf(self.flap_s) or int(age_s // self.flap_s) % 2 == 0
+
+    @property
+    def is_before_body(self) -> bool:
+        """True for a fault that must be known when only the head of the request has come."""
+        return bool(self.early_answer or self.read_bytes_per_s or self.drop_reused)
+
+    @property
+    def is_about_body(self) -> bool:
+        """True for a fault whose condition can only be judged when the body is known."""
+        return self.only_model is not None or self.only_body_over is not None or self.only_prefill
+
+
+def headers(values: Mapping[str, str | Iterable[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return a mapping in the form that `Fault.headers` takes: ``headers({"Retry-After": "2"})``."""
+    return tuple((name, (v,) if isinstance(v, str) else tuple(v)) for name, v in values.items())
+
+
+def script_from_json(value: object) -> list[Fault | None]:
+    """Read a JSON list of faults, one per attempt; null and ``{}`` are healthy attempts. Raises `FaultError`."""
+    if not isinstance(value, list):
+        raise FaultError("a script must be a JSON list of faults")
+    return [None if item is None else Fault.from_json(item) for item in value]
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, KEYS, n=1)
+    hint = f", did you mean {near[0]}?" if near else f"; the keys are {', '.join(KEYS)}"
+    return f"there is no key {key!r}{hint}"
+
+
+def _from_json(key: _Key, value: object) -> object:
+    """Turn JSON's forms into ours; a value of the wrong type goes through and is refused by the check."""
+    match key.kind:
+        case "seconds" if value == "forever":
+            return math.inf
+        case "names" if isinstance(value, list):
+            return tuple(value)
+        case "names" if isinstance(value, str):
+            return (value,)
+        case "headers" if isinstance(value, dict):
+            return tuple((k, tuple(v) if isinstance(v, list) else (v,)) for k, v in value.items())
+        case _:
+            return value
+
+
+def _to_json(value: object) -> object:
+    if value == math.inf:
+        return "forever"
+    if isinstance(value, tuple):
+        return dict(value) if value and isinstance(value[0], tuple) else list(value)
+    return value
+
+
+def _json_name(value: object) -> str:
+    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The provider's record of one request that reached it. Times are those of the event loop's clock, in seconds.
+
+    A record is replaced by a newer one as things happen; the one you hold does not change.
+    """
+
+    n: int
+    """1, 2, 3 ... in the order in which the heads came."""
+    at: float
+    """When the head was complete."""
+    method: str
+    path: str
+    """Path and query, as sent."""
+    headers: tuple[tuple[str, str], ...]
+    """In order, spelled as sent, read as Latin-1."""
+    connection: int
+    """1, 2, 3 ... in the order in which the connections came."""
+    reused: bool
+    """True when this connection carried an earlier request."""
+    body: bytes = field(default=b"", repr=False)
+    """Without chunk framing. Empty above `BODY_KEPT_MAX`; then `body_bytes` and `sha256` are what is known."""
+    body_bytes: int = 0
+    body_at: float | None = None
+    """When the body was complete; None: not yet, or never."""
+    sha256: str = ""
+    """Of the body, in hex; empty while it is not complete."""
+    model: str = ""
+    fault: Fault | None = None
+    """What was done to it; None: a healthy answer, or not decided yet."""
+    status: int = 0
+    """The status sent; 0: none yet."""
+    first_byte_at: float | None = None
+    """When the first byte of the answer was written."""
+    first_word_at: float | None = None
+    """When the first content event was written; unary answers: when the body began."""
+    words: int = 0
+    """Content events written; 1 for an answer in one piece."""
+    ended: str = ""
+    """Empty while it runs, then one of: ``complete`` (everything was sent that was to be sent, however wrong),
+    ``closed`` or ``reset`` (we ended the connection early, as told), ``peer_closed`` or ``peer_reset`` (the other side
+    left first), ``bad_request`` (could not be read), ``stopped`` (the provider was stopped)."""
+    ended_at: float | None = None
+    peer_closed_at: float | None = None
+    """When the other side closed the connection, during this attempt or while it was the connection's last."""
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, whatever its spelling; None when it was not sent."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), None)
+
+
+BODY_KEPT_MAX: Final = 1 << 20
+"""Bytes of a request body that the log keeps."""
+
+
+# --- from a fault to the steps of an answer ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Write bytes of the body."""
+
+    data: bytes
+    is_word: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Be silent for `for_s` seconds (inf: for ever), or say the next of `pieces`, in turn, every `every_s`."""
+
+    for_s: float
+    pieces: tuple[bytes, ...] = ()
+    every_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """From here on the compressed body is rubbish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End the connection here; nothing follows."""
+
+    is_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End the body here, in order; nothing follows."""
+
+
+Step = Send | Wait | Damage | Cut | End
+
+_BROKEN: Final = '{"id": "broken", "choices": [{"index": 0, "delta": {"content": "lost'
+_BIG_PIECE: Final = 16 << 10
+_BOMB_PIECE: Final = 1 << 20
+_BIG_EVENT_AT: Final = 10
+
+
+def say_of(fault: Fault | None, provider: str, prompt_tokens: int) -> Say:
+    """Return what the provider says under a fault: the words, or what stands in their place."""
+    if fault is None:
+        return Say(provider=provider, prompt_tokens=prompt_tokens)
+    words = shapes.WORDS if fault.text is None else tuple(fault.text.split(" "))
+    words = words[(fault.from_word or 1) - 1 :]
+    if fault.u2028:
+        words = tuple(f"{word}\u2028" if i % 10 == 0 else word for i, word in enumerate(words, 1))
+    return Say(
+        provider=provider,
+        words=words,
+        answer=fault.answer or "text",
+        empty=fault.empty if fault.empty in ("no_choices", "null_content", "done") else None,
+        has_usage=not fault.no_usage,
+        has_finish=not fault.no_finish,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def stream_steps(fault: Fault, asked: Asked, say: Say, pause_s: float) -> list[Step]:
+    """Return the steps of a streamed answer; nothing follows a `Cut` or an `End`."""
+    events = list(shapes.stream(asked, say))
+    if fault.no_done:
+        events = [event for event in events if event.kind != "done"]
+    if fault.big_body_bytes:
+        events, pause_s = _big_events(events, say.words[0], fault.big_body_bytes), 0.0
+    if fault.error_after_words == 0:
+        events = [event for event in events if event.kind != "open"]
+    steps = [*_waiting(fault.body_after_s), *_bomb(fault, b"\n")]
+    while events and events[0].kind == "open":
+        steps.append(Send(events.pop(0).data))
+    steps += _preamble(fault, asked, say)
+    steps += _words(fault, asked, events, fault.pause_s if fault.pause_s is not None else pause_s)
+    if not isinstance(steps[-1] if steps else None, Cut | End):
+        steps += _waiting(fault.hold_open_s)
+    return _cut_bytes(fault, _line_ends(fault, steps))
+
+
+def unary_steps(fault: Fault, body: bytes, say: Say, *, is_content: bool = True) -> list[Step]:
+    """Return the steps of an answer in one piece, whose body is `body`; `is_content`: it counts as a word."""
+    steps: list[Step] = [*_waiting(fault.body_after_s), *_waiting(fault.first_word_s), *_bomb(fault, b" ")]
+    stall_s = fault.stall_s if fault.stall_s is not None else math.inf
+    befall: list[tuple[int | None, Step]] = [(fault.stall_after_words, Wait(stall_s))]
+    befall.append((fault.damage_after_words, Damage()))
+    marks = [(_end_of_word(body, say, words), step) for words, step in befall if words is not None]
+    begin = 0
+    for at, step in sorted(marks, key=lambda mark: mark[0]):
+        steps += [Send(body[begin:at], is_content and begin == 0), step]
+        begin = at
+    steps.append(Send(body[begin:], is_content and begin == 0))
+    if fault.cut_after_words is not None:
+        return _cut_bytes(fault, steps, _end_of_word(body, say, fault.cut_after_words))
+    return _cut_bytes(fault, steps)
+
+
+def _words(fault: Fault, asked: Asked, events: list[Event], pause_s: float) -> list[Step]:
+    """The events from the first word on. What befalls after k words does so once, before the event that follows."""
+    steps: list[Step] = []
+    said, judged = 0, -1
+    for event in [*events, None]:
+        if (event is None or event.kind != "open") and said > judged:
+            judged = said
+            steps += _befall(fault, asked, said, event)
+            if steps and isinstance(steps[-1], Cut | End):
+                return steps
+        if event is None:
+            break
+        if event.kind != "word":
+            steps.append(Send(event.data))
+            continue
+        if said and pause_s:
+            steps.append(Wait(pause_s))
+        said += 1
+        pad = fault.big_event_bytes if fault.big_event_bytes and said == _BIG_EVENT_AT else 0
+        steps.append(Send(shapes.padded(event.data, pad), is_word=True))
+    return steps
+
+
+def _befall(fault: Fault, asked: Asked, said: int, following: Event | None) -> list[Step]:
+    """What happens after `said` words; a `Cut` or an `End` as the last step when it is the end."""
+    steps: list[Step] = []
+    if fault.stall_after_words == said:
+        every_s = max(0.001, fault.stall_ping_s) if fault.stall_ping_s is not None else math.inf
+        ping = shapes.preamble(asked.api, "ping", asked, Say(provider="")) if every_s < math.inf else b""
+        for_s = fault.stall_s if fault.stall_s is not None else math.inf
+        steps.append(Wait(for_s, (ping,) if ping else (), every_s))
+    if fault.damage_after_words == said:
+        steps.append(Damage())
+    if fault.error_after_words == said:
+        kind = fault.error or "overloaded"
+        steps.append(
+            Send(shapes.error_event(asked.api, kind, code=fault.code, message=fault.message, is_bare=fault.bare_error))
+        )
+        return [*steps, End()]
+    if fault.cut_after_words == said:
+        return [*steps, *_cut(fault, following)]
+    if fault.malformed_at_word == said + 1:
+        text = _BROKEN if fault.malformed is None else fault.malformed
+        steps.append(Send(b"data: " + text.encode() + b"\n\n"))
+    return steps
+
+
+def _cut(fault: Fault, following: Event | None) -> list[Step]:
+    if fault.cut == "end":
+        return [End()]
+    if fault.cut == "mid_char":
+        return [Send(_half_event(following)), Cut()]
+    return [Cut(is_reset=fault.cut == "reset")]
+
+
+def _half_event(following: Event | None) -> bytes:
+    """The next event up to its text and one of the two bytes of an \u00e9."""
+    data = following.data if following is not None and following.kind == "word" else b'data: {"x":"'
+    for mark in (b'"content":"', b'"text":"', b'"delta":"', b'"x":"'):
+        if (at := data.rfind(mark)) >= 0:
+            return data[: at + len(mark)] + b"\xc3"
+    return data[: len(data) // 2] + b"\xc3"
+
+
+def _cut_bytes(fault: Fault, steps: list[Step], limit: int | None = None) -> list[Step]:
+    """Cut the body after `limit` bytes (None: those of `cut_after_bytes`, if any)."""
+    limit = fault.cut_after_bytes if limit is None else limit
+    if limit is None:
+        return steps
+    kept: list[Step] = []
+    for step in steps:
+        if isinstance(step, Send):
+            if len(step.data) > limit:
+                kept.append(Send(step.data[:limit], step.is_word))
+                break
+            limit -= len(step.data)
+        kept.append(step)
+    if kept and isinstance(kept[-1], Cut | End):
+        return kept
+    if fault.cut == "end":
+        return [*kept, End()]
+    tail = [Send(b"\xc3")] if fault.cut == "mid_char" else []
+    return [*kept, *tail, Cut(is_reset=fault.cut == "reset")]
+
+
+def _waiting(for_s: float | None) -> list[Step]:
+    return [Wait(for_s)] if for_s else []
+
+
+def _preamble(fault: Fault, asked: Asked, say: Say) -> list[Step]:
+    """What comes between the opening events and the first word: nothing, silence, or events without content."""
+    pad = fault.preamble_pad_bytes or 0
+    pieces = tuple(shapes.preamble(asked.api, kind, asked, say, pad) for kind in fault.preamble)
+    every_s = fault.preamble_every_s
+    if not pieces:
+        return _waiting(fault.first_word_s)
+    if fault.preamble_count is None and fault.first_word_s:
+        return [Wait(fault.first_word_s, pieces, every_s if every_s else 1.0)]
+    steps: list[Step] = []
+    for i in range(fault.preamble_count if fault.preamble_count is not None else len(pieces)):
+        steps += [*_waiting(every_s if i else None), Send(pieces[i % len(pieces)])]
+    return steps + _waiting(fault.first_word_s)
+
+
+def _bomb(fault: Fault, blank: bytes) -> list[Step]:
+    """White space that compresses to almost nothing; the same bytes again and again, so that it costs no memory."""
+    full, rest = divmod(fault.bomb_bytes or 0, _BOMB_PIECE)
+    steps: list[Step] = [Send(blank * _BOMB_PIECE)] * full if full else []
+    return steps + ([Send(blank * rest)] if rest else [])
+
+
+def _big_events(events: list[Event], text: str, size: int) -> list[Event]:
+    """The first word's event with more text in it, as often as it takes; the last one is shorter."""
+    at = next((i for i, event in enumerate(events) if event.kind == "word"), None)
+    if at is None:
+        return events
+    first = events[at].data
+    word = text.encode()
+    full, rest = divmod(size, _BIG_PIECE)
+    big = Event("word", first.replace(word, b"x" * _BIG_PIECE))
+    last = [Event("word", first.replace(word, b"x" * rest))] if rest else []
+    return [*events[:at], *[big] * full, *last, *(event for event in events[at:] if event.kind != "word")]
+
+
+def _line_ends(fault: Fault, steps: list[Step]) -> list[Step]:
+    """The same steps with the line ends that were asked for; JSON holds no raw line end, so every LF is one."""
+    if fault.line_end in (None, "lf"):
+        return steps
+    mark = b"\r\n" if fault.line_end == "crlf" else b"\r"
+
+    def turned(step: Step) -> Step:
+        if isinstance(step, Send):
+            return replace(step, data=step.data.replace(b"\n", mark))
+        if isinstance(step, Wait):
+            return replace(step, pieces=tuple(piece.replace(b"\n", mark) for piece in step.pieces))
+        return step
+
+    return [turned(step) for step in steps]
+
+
+def _end_of_word(body: bytes, say: Say, count: int) -> int:
+    """Where the first `count` words end in a body; in one that does not hold them, that share of its length."""
+    text = " ".join(say.words[:count]).encode()
+    at = body.find(text) if text else -1
+    return at + len(text) if at >= 0 else len(body) * min(count, WORD_MAX) // WORD_MAX

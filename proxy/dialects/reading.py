@@ -1,0 +1,202 @@
+"""How an answer is judged while it arrives: what is content, what is an error, what is the end.
+
+A `Reader` reads one answer of one dialect. Before the first content every event is parsed; afterwards `scan` looks for a
+few byte patterns only. The patterns cannot occur inside a JSON string, where every quote is preceded by a backslash, so
+what looks like the key ``"finish_reason":"`` is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, ClassVar, Protocol
+
+import orjson
+
+from proxy.dialects import sse
+
+
+class Verdict(Enum):
+    """What one event is."""
+
+    HOLD = "hold"
+    """Preamble: kept, sent in order once content comes."""
+    CONTENT = "content"
+    """The first event that speaks to the caller: the commit point."""
+    ERROR = "error"
+    """An error inside a 200; `Reader.error` holds it."""
+    DONE = "done"
+    """The stream's own end marker."""
+    DROP = "drop"
+    """Not an event of this dialect (not JSON): never forwarded."""
+
+
+class Reader(Protocol):
+    """State of reading one answer."""
+
+    error: Mapping[str, Any] | None
+    """The error object found by the last ERROR verdict."""
+    usage: tuple[int, int] | None
+    """(input, output) tokens as the provider reported them; None: not reported."""
+
+    def event(self, data: bytes | None) -> Verdict:
+        """Judge one event before the first content; `data` None: a comment."""
+
+    def scan(self, piece: bytes) -> int:
+        """Cheap look at whole events after the first content.
+
+        Returns how many bytes of `piece` may be forwarded: all of it, or up to the event that carries an error, which is
+        then in `error`.
+        """
+
+    @property
+    def is_done(self) -> bool:
+        """The end marker has come: nothing more is expected."""
+
+    @property
+    def is_finished(self) -> bool:
+        """A proper reason for the end has come; a stream that stops now is complete, before it is cut."""
+
+    def tail(self, rest: bytes) -> bool:
+        """Judge what was left of the stream without a blank line; True when it is an error, then in `error`."""
+
+    def whole(self, body: bytes) -> str:
+        """Judge a unary 200 body: empty when it is an answer, else why not (``empty``, ``not_json``, ``error``)."""
+
+
+def loads(data: bytes) -> Any:
+    """Parse JSON; None when it is none."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def error_in(parsed: Any) -> Mapping[str, Any] | None:
+    """The error object of an event or body (a bare string becomes its message); None when it carries none."""
+    if not isinstance(parsed, Mapping):
+        return None
+    error = parsed.get("error")
+    if isinstance(error, Mapping) and error:
+        return error
+    return {"message": error} if isinstance(error, str) and error else None
+
+
+class JsonEvents:
+    """What the readers of all JSON event streams share; a dialect says what an event means (`judge`)."""
+
+    FINISHES: ClassVar[tuple[bytes, ...]] = ()
+    """Byte patterns of a proper end reason; each occurrence counts once."""
+    DONES: ClassVar[tuple[bytes, ...]] = ()
+    """Byte patterns of the end marker, which stand at the beginning of a line."""
+    USAGES: ClassVar[tuple[bytes, ...]] = (b'"usage":{', b'"usage": {')
+
+    __slots__ = ("_done", "_finished", "_needed", "error", "usage")
+
+    def __init__(self, needed: int = 1) -> None:
+        self._needed = needed
+        self._finished = 0
+        self._done = False
+        self.error: Mapping[str, Any] | None = None
+        self.usage: tuple[int, int] | None = None
+
+    def judge(self, event: Mapping[str, Any]) -> Verdict:
+        """Judge one parsed event that carries no error; also takes its usage and end reasons."""
+        raise AssertionError("each dialect judges its own events")  # pragma: no cover
+
+    def answers(self, body: Mapping[str, Any]) -> bool:
+        """Whether a unary body without error says something to the caller; also takes its usage."""
+        raise AssertionError("each dialect judges its own answers")  # pragma: no cover
+
+    def fault_in(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The error that an event or a body carries; None for none."""
+        return error_in(event)
+
+    @property
+    def is_done(self) -> bool:
+        """See `Reader`."""
+        return self._done
+
+    @property
+    def is_finished(self) -> bool:
+        """See `Reader`."""
+        return self._done or self._finished >= self._needed
+
+    def event(self, data: bytes | None) -> Verdict:
+        """See `Reader`."""
+        if data is None or not data.strip():
+            return Verdict.HOLD
+        if data.startswith(b"[DONE]"):
+            self._done = True
+            return Verdict.DONE
+        parsed = loads(data)
+        if not isinstance(parsed, Mapping):
+            return Verdict.DROP
+        self.error = self.fault_in(parsed)
+        return Verdict.ERROR if self.error is not None else self.judge(parsed)
+
+    def scan(self, piece: bytes) -> int:
+        """See `Reader`."""
+        if b'"error"' in piece:
+            clean = self._until_error(piece)
+            if clean < len(piece):
+                if clean:
+                    self.scan(piece[:clean])
+                return clean
+        for pattern in self.FINISHES:
+            if pattern in piece:
+                self._finished += piece.count(pattern)
+        for pattern in self.DONES:
+            if pattern in piece and (piece.startswith(pattern) or b"\n" + pattern in piece or b"\r" + pattern in piece):
+                self._done = True
+        for pattern in self.USAGES:
+            if pattern in piece:
+                self._take_usage(piece)
+                break
+        return len(piece)
+
+    def _parsed(self, piece: bytes) -> list[tuple[int, Any]]:
+        """(offset, parsed data) of every event of a piece."""
+        out, at = [], 0
+        for event in sse.events(piece):
+            data = sse.data_of(event)
+            out.append((at, loads(data) if data is not None else None))
+            at += len(event)
+        return out
+
+    def _until_error(self, piece: bytes) -> int:
+        for at, parsed in self._parsed(piece):
+            if isinstance(parsed, Mapping):
+                self.error = self.fault_in(parsed)
+                if self.error is not None:
+                    return at
+        return len(piece)
+
+    def _take_usage(self, piece: bytes) -> None:
+        finished = self._finished
+        for _, parsed in self._parsed(piece):
+            if isinstance(parsed, Mapping):
+                self.judge(parsed)
+        self._finished = finished
+
+    def tail(self, rest: bytes) -> bool:
+        """See `Reader`. A left-over that parses as an error is one, event or not (Gemini ends streams so)."""
+        data = sse.data_of(rest)
+        parsed = loads(data if data is not None else rest.strip())
+        if isinstance(parsed, list) and len(parsed) == 1:
+            parsed = parsed[0]
+        self.error = self.fault_in(parsed) if isinstance(parsed, Mapping) else None
+        return self.error is not None
+
+    def whole(self, body: bytes) -> str:
+        """See `Reader`."""
+        parsed = loads(body)
+        if not isinstance(parsed, Mapping):
+            return "not_json" if body.strip() else "empty"
+        self.error = self.fault_in(parsed)
+        if self.error is not None:
+            return "error"
+        if not self.answers(parsed):
+            return "empty"
+        self._done = True
+        return ""

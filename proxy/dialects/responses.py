@@ -1,0 +1,73 @@
+"""OpenAI's Responses answers (`providers.md` 1.3): named events, ended by an event that carries the whole response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from proxy.dialects.reading import JsonEvents, Verdict
+
+_SPEAKING: Final = (
+    "response.output_text.delta",
+    "response.refusal.delta",
+    "response.function_call_arguments.delta",
+    "response.reasoning_text.delta",
+    "response.reasoning_summary_text.delta",
+    "response.custom_tool_call_input.delta",
+    "response.audio.delta",
+)
+_ENDED: Final = frozenset({"response.completed", "response.incomplete"})
+
+
+class ResponsesReader(JsonEvents):
+    """Reads one Responses answer."""
+
+    FINISHES = (
+        b'"type":"response.completed"',
+        b'"type": "response.completed"',
+        b'"type":"response.incomplete"',
+        b'"type": "response.incomplete"',
+    )
+    DONES = ("event: response.completed".encode(), "event: response.incomplete".encode())
+
+    __slots__ = ()
+
+    def judge(self, event: Mapping[str, Any]) -> Verdict:
+        """Content is a delta, or an output item other than an empty message."""
+        kind = event.get("type")
+        if kind in _SPEAKING:
+            return Verdict.CONTENT
+        item = event.get("item")
+        if kind in ("response.output_item.added", "response.output_item.done") and isinstance(item, Mapping):
+            silent = item.get("type") in ("message", "reasoning") and not item.get("content") and not item.get("summary")
+            return Verdict.HOLD if silent else Verdict.CONTENT
+        response = event.get("response")
+        if kind in _ENDED and isinstance(response, Mapping):
+            self._done = True
+            self._take(response)
+            return Verdict.CONTENT if response.get("output") or kind == "response.incomplete" else Verdict.DONE
+        return Verdict.HOLD
+
+    def fault_in(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """``error`` events (flat or nested), ``response.failed``, and a unary response whose status is failed."""
+        kind = event.get("type")
+        if kind == "error":
+            nested = event.get("error")
+            return nested if isinstance(nested, Mapping) else event
+        whole = event.get("response") if kind == "response.failed" else event
+        if isinstance(whole, Mapping) and (kind == "response.failed" or whole.get("status") == "failed"):
+            error = whole.get("error")
+            return error if isinstance(error, Mapping) else {"message": "the response failed"}
+        return super().fault_in(event) if kind is None and event.get("object") != "response" else None
+
+    def answers(self, body: Mapping[str, Any]) -> bool:
+        """Some output, or a status that excuses its absence."""
+        self._take(body)
+        return bool(body.get("output")) or body.get("status") in ("incomplete", "queued", "in_progress", "cancelled")
+
+    def _take(self, response: Mapping[str, Any]) -> None:
+        usage = response.get("usage")
+        if isinstance(usage, Mapping):
+            into, out = usage.get("input_tokens"), usage.get("output_tokens")
+            if isinstance(into, int) and isinstance(out, int):
+                self.usage = (into, out)

@@ -1,0 +1,128 @@
+"""Change single top-level values of a JSON object and nothing else of its bytes.
+
+Same dialect means the caller's bytes reach the provider untouched; where the model map asks for another name, only that
+value changes. The value must be found with certainty: ``"model"`` also occurs in prompts and tool schemas. When the key
+occurs once in the whole body it is the top-level one; otherwise a small scanner walks the object by its quotes and
+brackets, jumping over strings with `bytes.find`, so that megabytes of base64 cost a memory scan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+_STRUCTURE: Final = re.compile(rb'["{}\[\]:,]')
+_SPACE: Final = b" \t\r\n"
+
+
+def replace(body: bytes, values: Mapping[str, Any]) -> bytes:
+    """`body` with the top-level `values` set; keys it lacks are added. `body` must be a valid JSON object."""
+    spans = _spans(body, set(values))
+    for key, (start, end) in sorted(spans.items(), key=lambda item: -item[1][0]):
+        body = body[:start] + orjson.dumps(values[key]) + body[end:]
+    missing = {key: value for key, value in values.items() if key not in spans}
+    if missing:
+        opening = body.index(b"{") + 1
+        rest = body[opening:]
+        comma = b"" if rest.lstrip(_SPACE).startswith(b"}") else b","
+        body = body[:opening] + orjson.dumps(missing)[1:-1] + comma + rest
+    return body
+
+
+def _spans(body: bytes, keys: set[str]) -> dict[str, tuple[int, int]]:
+    """Start and end of the value of each top-level key; of repeated keys the last, as parsers take it."""
+    if len(keys) == 1:
+        once = _only_string(body, next(iter(keys)))
+        if once is not None:
+            return {next(iter(keys)): once}
+    return _walk(body, keys)
+
+
+def _only_string(body: bytes, key: str) -> tuple[int, int] | None:
+    """The span of the key's string value when the key's name occurs exactly once and no escape could hide another."""
+    name = orjson.dumps(key)
+    at = body.find(name)
+    if at < 0 or body.find(name, at + 1) >= 0 or b"\\u00" in body or body.lstrip(_SPACE)[:1] != b"{":
+        return None
+    depth = _depth(body, at)
+    if depth != 1:
+        return None
+    colon = at + len(name)
+    while body[colon : colon + 1] in (b" ", b"\t", b"\r", b"\n"):
+        colon += 1
+    start = colon + 1
+    while body[start : start + 1] in (b" ", b"\t", b"\r", b"\n"):
+        start += 1
+    if body[colon : colon + 1] != b":" or body[start : start + 1] != b'"':
+        return None
+    return start, _string_end(body, start)
+
+
+def _depth(body: bytes, at: int) -> int:
+    """Nesting depth at an offset. Cheap for the usual place of ``model``, near the beginning."""
+    depth, i = 0, 0
+    while True:
+        found = _STRUCTURE.search(body, i, at)
+        if found is None:
+            return depth
+        mark = body[found.start()]
+        if mark == 0x22:
+            i = _string_end(body, found.start())
+            if i > at:
+                return -1  # inside a string
+            continue
+        depth += (mark in b"{[") - (mark in b"}]")
+        i = found.end()
+
+
+def _string_end(body: bytes, start: int) -> int:
+    """Offset just behind the string that opens at `start`."""
+    end = start
+    while True:
+        end = body.find(b'"', end + 1)
+        if end < 0:
+            return len(body)
+        slashes = end - 1
+        while body[slashes] == 0x5C:
+            slashes -= 1
+        if (end - slashes) % 2:
+            return end + 1
+
+
+def _walk(body: bytes, keys: set[str]) -> dict[str, tuple[int, int]]:
+    spans: dict[str, tuple[int, int]] = {}
+    depth, i, key, value_at, expect_key = 0, 0, "", -1, False
+    while True:
+        found = _STRUCTURE.search(body, i)
+        if found is None:
+            return spans
+        at, mark = found.start(), body[found.start()]
+        i = found.end()
+        if mark == 0x22:
+            i = _string_end(body, at)
+            if depth == 1 and expect_key:
+                key, expect_key = orjson.loads(body[at:i]), False
+        elif mark == 0x3A and depth == 1 and value_at < 0:
+            value_at = i
+        elif mark in b"{[":
+            depth += 1
+            expect_key = expect_key or (depth == 1)
+        elif (mark == 0x2C and depth == 1) or (mark in b"}]" and depth == 1):
+            if key in keys and value_at >= 0:
+                spans[key] = _trim(body, value_at, at)
+            key, value_at, expect_key = "", -1, True
+            if mark != 0x2C:
+                return spans
+        elif mark in b"}]":
+            depth -= 1
+
+
+def _trim(body: bytes, start: int, end: int) -> tuple[int, int]:
+    while body[start] in _SPACE:
+        start += 1
+    while body[end - 1] in _SPACE:
+        end -= 1
+    return start, end

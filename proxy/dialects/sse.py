@@ -1,0 +1,49 @@
+"""Server-sent events as bytes (`providers.md` 1.1).
+
+Lines end with LF, CR LF or CR; a blank line ends an event. Nothing is decoded per network piece, because a piece may end
+inside a character or inside a CR LF, and nothing is split with `str.splitlines`, which also splits on U+2028.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
+_LINE: Final = re.compile(rb"\r\n|\n|\r")
+
+
+def next_event(buffer: bytes, start: int = 0) -> int:
+    """Offset just behind the first whole event of `buffer` from `start`; -1 when none is complete."""
+    found = _END.search(buffer, start)
+    return -1 if found is None else found.end()
+
+
+def whole_events(buffer: bytes) -> int:
+    """Offset just behind the last whole event of `buffer`; 0 when none is complete."""
+    if buffer.endswith(b"\n\n") or buffer.endswith(b"\r\n\r\n"):
+        return len(buffer)
+    ends = max(buffer.rfind(b"\n\n") + 2, buffer.rfind(b"\r\n\r\n") + 4, buffer.rfind(b"\r\r") + 2)
+    return ends if ends >= 4 or (ends >= 2 and _END.search(buffer)) else 0
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data: its ``data:`` lines joined with LF, one leading space dropped. None: it has none (a comment)."""
+    if event.startswith(b"data: ") and event.find(b"\n", 0, -2) == -1 and b"\r" not in event:
+        return event[6:].rstrip(b"\n")
+    lines = []
+    for line in _LINE.split(event):
+        if line.startswith(b"data:"):
+            lines.append(line[6:] if line.startswith(b"data: ") else line[5:])
+        elif line == b"data":
+            lines.append(b"")
+    return b"\n".join(lines) if lines else None
+
+
+def events(buffer: bytes) -> list[bytes]:
+    """The whole events of `buffer`, each with its blank line."""
+    out, at = [], 0
+    while (end := next_event(buffer, at)) > 0:
+        out.append(buffer[at:end])
+        at = end
+    return out

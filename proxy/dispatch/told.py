@@ -1,0 +1,275 @@
+"""What the caller is told beside the answer: our headers, the trace, the error of a request that no target answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any, Final
+
+import orjson
+
+from proxy.base.http import answer_passes
+from proxy.base.outcome import Class, Group, Outcome
+from proxy.dialects import errors
+from proxy.engine.attempts import Attempt, Attempts
+from proxy.engine.messages import GiveUp
+from proxy.engine.plan import Plan
+from proxy.policy import retry_after
+from proxy.policy.breaker import State
+
+TRACE_MAX: Final = 4096
+SDK_WAIT_MAX_S: Final = 20.0
+"""A local refusal with a wait up to this asks the caller's client to come back (`providers.md` 5.6)."""
+
+_PASSES: dict[bytes, str] = {}
+_PASSES_MAX: Final = 4096
+
+Headers = list[tuple[str, str]]
+
+
+def passed(raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
+    """The upstream's response headers that may reach the caller."""
+    out: Headers = []
+    for name, value in raw:
+        known = _PASSES.get(name)
+        if known is None:
+            text = name.decode("latin-1")
+            known = text if answer_passes(text.lower()) else ""
+            if len(_PASSES) < _PASSES_MAX:
+                _PASSES[name] = known
+        if known:
+            out.append((known, value.decode("latin-1")))
+        elif len(name) == 10 and name.lower() == b"connection":
+            named = {token.strip().lower() for token in value.decode("latin-1").split(",")}
+            raw = tuple(pair for pair in raw if pair[0].decode("latin-1").lower() not in named)
+            if named - {"close", "keep-alive"}:
+                return passed(raw)
+    return out
+
+
+def policy_headers(plan: Plan, machine: Attempts, request_id: str, now: float) -> Headers:
+    """The headers that every answer of ours carries, whoever answered."""
+    attempts = machine.attempts
+    retries = 0
+    if len(attempts) > 1:
+        retries = sum(1 for attempt in attempts if attempt.kind == "retry")
+    status = machine.circuit_status
+    out: Headers = [
+        ("X-Outrider-Request-Id", request_id),
+        ("X-Circuit-Status", status.value),
+        ("X-Attempts", str(len(attempts))),
+        ("X-Retry-Count", str(retries)),
+    ]
+    if len(attempts) != 1 or status is not State.CLOSED or machine.gave_up is not None:
+        wait = machine.primary_wait_s(now)
+        if wait > 0.0:
+            out.append(("X-Retry-After", str(max(1, ceil(wait)))))
+    skipped = machine.skipped
+    if skipped:
+        out.append(("X-Failover-Skipped", ascii_only(", ".join(f"{name}={reason}" for name, reason in skipped))))
+    if plan.clamped:
+        out.append(("X-Policy-Clamped", ascii_only(", ".join(plan.clamped))))
+    if plan.explain:
+        out.append(("X-Failover-Trace", trace(machine, now)))
+    return out
+
+
+def served_headers(machine: Attempts, winner: Attempt, now: float) -> Headers:
+    """Who answered, and what it took."""
+    target = winner.candidate.target
+    out: Headers = [("X-Served-By", target.provider)]
+    if target.model:
+        out.append(("X-Served-Model", ascii_only(target.model)))
+    if winner.candidate.region:
+        out.append(("X-Served-Region", ascii_only(winner.candidate.region)))
+    if winner.index != 0:
+        reason = machine.failover_reason()
+        out += [("X-Failover", "true"), ("X-Failover-Reason", reason)]
+    if winner.candidate.degraded:
+        out += [
+            ("X-Degraded-Mode", "active"),
+            ("X-Degradation-Reason", machine.failover_reason()),
+            ("X-Quality-Score", f"{quality(winner):.1f}"),
+        ]
+    if machine.hedge_armed or machine.hedges:
+        out.append(("X-Hedge-Winner", target.provider))
+        out.append(("X-Hedge-Launched", str(machine.hedges)))
+        if winner.kind == "hedge":
+            out.append(("X-Hedge-Latency-Saved", str(round(machine.hedge_saved_s(now) * 1000))))
+    failed = next((a for a in reversed(machine.attempts) if a.outcome and a is not winner and _spoke(a.outcome)), None)
+    if failed is not None and failed.outcome is not None:
+        out.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, failed.outcome)))
+    return out
+
+
+def _spoke(outcome: Outcome) -> bool:
+    return outcome.group not in (Group.GOOD, Group.CANCELLED, Group.LOCAL)
+
+
+def quality(winner: Attempt) -> float:
+    """0.0 to 10.0: the model's own score times 0.9 where the output limit was cut (`headers.md`, Answers)."""
+    return winner.candidate.quality * (0.9 if winner.candidate.output_share is not None else 1.0)
+
+
+def timing(planned_ms: float, upstream_ms: float, total_ms: float) -> tuple[str, str]:
+    """``Server-Timing``; our own share is total minus upstream."""
+    return (
+        "Server-Timing",
+        f"plan;dur={planned_ms:.2f}, queue;dur=0, upstream;dur={upstream_ms:.2f}, total;dur={total_ms:.2f}",
+    )
+
+
+def trace(machine: Attempts, now: float) -> str:
+    """The attempts as compact ASCII JSON of at most `TRACE_MAX` bytes; the oldest stay, the cut is told."""
+    entries = attempt_list(machine, now)
+    if machine.hedge_note:
+        entries.append({"hedge": machine.hedge_note})
+    while True:
+        text = orjson.dumps(entries).decode("ascii", "replace")
+        if len(text) <= TRACE_MAX or not entries:
+            return ascii_only(text)
+        entries = [*entries[:-2], {"truncated": True}]
+
+
+def attempt_list(machine: Attempts, now: float) -> list[dict[str, Any]]:
+    """Every attempt: target, cause, outcome, start and end in ms since the request was accepted."""
+    out: list[dict[str, Any]] = []
+    cause = "first"
+    for attempt in machine.attempts:
+        end = now if attempt.ended_at is None else attempt.ended_at
+        outcome = attempt.outcome.name if attempt.outcome is not None else "ok" if attempt.content_at else "running"
+        entry: dict[str, Any] = {
+            "target": ascii_only(attempt.candidate.name),
+            "kind": attempt.kind,
+            "cause": cause if attempt.kind != "hedge" else "slow",
+            "class": outcome,
+            "start_ms": round((attempt.started - machine.started) * 1000, 1),
+            "end_ms": round((end - machine.started) * 1000, 1),
+        }
+        if attempt.outcome is not None:
+            if attempt.outcome.status:
+                entry["status"] = attempt.outcome.status
+            if attempt.kind != "hedge" or attempt.outcome.group is not Group.CANCELLED:
+                cause = attempt.outcome.name
+        out.append(entry)
+    return out
+
+
+def failure(
+    plan: Plan,
+    machine: Attempts,
+    given_up: GiveUp,
+    dialect: str,
+    request_id: str,
+    upstream_error: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] | None,
+    now: float,
+) -> tuple[int, Headers, bytes]:
+    """The answer to a request that no target answered.
+
+    `upstream_error` is the status, body and headers of the attempt whose outcome was chosen, when it speaks the caller's
+    dialect. The caller's own fault after one attempt is passed on byte for byte; every other error keeps the provider's
+    status, code and message and gains the list of attempts.
+    """
+    outcome = given_up.outcome
+    headers = policy_headers(plan, machine, request_id, now)
+    headers += _retry_trio(outcome, given_up, dialect)
+    if machine.attempts and _spoke(outcome):
+        failed = next((a for a in machine.attempts if a.outcome is outcome), machine.attempts[-1])
+        headers.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, outcome)))
+    status, kind, code = errors.ERRORS[dialect][outcome.cls]
+    if outcome.cls is Class.LOCAL_REJECT or (not machine.attempts and outcome.group is Group.TARGET_FAULT):
+        status = 503 if outcome.cls is Class.LOCAL_REJECT else 502
+    extra: dict[str, Any] = {"attempts": attempt_list(machine, now)} if machine.attempts else {}
+    if upstream_error is not None:
+        told_status, body, raw = upstream_error
+        kept = [(n, v) for n, v in passed(raw) if n.lower() not in ("content-type", "server-timing")]
+        headers += kept
+        parsed = _error_of(body)
+        if parsed is not None:
+            if outcome.group is Group.CALLER_FAULT and len(machine.attempts) == 1 and told_status >= 400:
+                return told_status, [*headers, ("Content-Type", "application/json")], body
+            parsed["error"] = {**parsed["error"], **extra}
+            final = told_status if told_status >= 400 else outcome.status if outcome.status >= 400 else status
+            return final, [*headers, ("Content-Type", "application/json")], orjson.dumps(parsed)
+    if outcome.status >= 400:
+        status = outcome.status
+    return errors.problem(
+        "anthropic" if dialect == "anthropic" else "openai",
+        status,
+        type=kind,
+        code=outcome.code or code,
+        message=outcome.message or f"the request ended with {outcome.name}",
+        headers=headers,
+        extra=extra,
+        request_id="" if upstream_error is None else "",
+    )
+
+
+def _error_of(body: bytes) -> dict[str, Any] | None:
+    """The JSON object of an error body when it carries an error object; None when it does not."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(parsed, dict) and isinstance(parsed.get("error"), dict):
+        return parsed
+    return None
+
+
+def _retry_trio(outcome: Outcome, given_up: GiveUp, dialect: str) -> Headers:
+    """``Retry-After``, ``retry-after-ms``, ``x-should-retry``."""
+    wait = given_up.retry_after_s
+    if wait is None and outcome.told_wait_s is not None and outcome.group is Group.LIMITED:
+        wait = outcome.told_wait_s
+    out: Headers = []
+    again = not given_up.final and wait is not None and wait <= SDK_WAIT_MAX_S
+    wait = retry_after.downstream_s(wait)
+    if wait is not None:
+        out.append(("Retry-After", str(max(1, ceil(wait)))))
+        out.append(("retry-after-ms", str(max(1, ceil(wait * 1000)))))
+    out.append(("x-should-retry", "true" if again else "false"))
+    return out
+
+
+_PROXY_ERRORS: Final = {
+    "timeout.connect": "connection_timeout",
+    "timeout": "http_response_timeout",
+    "connect_error.dns": "dns_error",
+    "connect_error.refused": "connection_refused",
+    "connect_error.tls": "tls_certificate_error",
+    "connect_error": "connection_terminated",
+    "stream_interrupted": "http_response_incomplete",
+}
+
+
+def proxy_status(provider: str, outcome: Outcome) -> str:
+    """RFC 9209: which next hop failed, and how."""
+    parts = [f'outrider; next-hop="{ascii_only(provider)}"']
+    error = _PROXY_ERRORS.get(outcome.name) or _PROXY_ERRORS.get(outcome.cls.value)
+    if error is not None:
+        parts.append(f"error={error}")
+    if outcome.status:
+        parts.append(f"received-status={outcome.status}")
+    return "; ".join(parts)
+
+
+def broken(dialect: str, outcome: Outcome, error: Any, request_id: str) -> bytes:
+    """The one error event that ends an interrupted stream (`providers.md` 8.3); no success marker follows it."""
+    status, kind, code = errors.ERRORS[dialect][outcome.cls if outcome.cls is not Class.CANCELLED else Class.TIMEOUT]
+    if dialect == "anthropic":
+        body = {"type": "error", "error": error or {"type": kind, "message": outcome.message}, "request_id": request_id}
+        return b"event: error\ndata: " + orjson.dumps(body) + b"\n\n"
+    if not error:
+        message = outcome.message or "the upstream stream was interrupted"
+        error = {"message": message, "type": kind, "param": None, "code": outcome.code or code}
+    return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
+
+
+def ascii_only(text: str) -> str:
+    """Printable ASCII; everything else becomes ``?``, so that no model name can inject a header."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
+
+
+__all__: Sequence[str] = ("ascii_only", "attempt_list", "broken", "failure", "passed", "policy_headers", "timing")

@@ -1,0 +1,566 @@
+"""Retry, failover and hedging as ONE machine per request.
+
+The law (`house.md`):
+
+1. Exactly one ending: one Commit or one GiveUp, and no Dial after it.
+2. Commit point: the first content event of a stream, or the whole body of a unary answer. Before it, another target may
+   answer unseen; after it, no second answer.
+3. Every attempt dialled is finished, cancelled or committed; every permit taken is recorded or released.
+4. Retries on the same target and hedges cost budget; failover to another target does not, it is bounded by attempts,
+   deadline, breaker and the receiver's concurrency.
+5. Backoff waits only before returning to the same target; moving on is immediate.
+6. Every dial translates the caller's original request; translations never chain.
+7. No deadline left, no dial.
+
+The machine does no I/O, reads no clock and throws no dice: `start` and `step` take `now`, dice come in as `rng`. What
+outlives the request (breaker, budget, cool-down, latency of each target) is reached through `Cluster`.
+
+Why one machine and not an onion of three: they share deadline, budget, candidates and commit point. Nested layers leak
+that context into each other, back off before failing over, and multiply attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.base.outcome import OK, Class, Group, Outcome
+from proxy.engine.choice import Chooser, Chosen, best_failure
+from proxy.engine.cluster import Cluster, TargetState
+from proxy.engine.messages import (
+    Broke,
+    Cancel,
+    ClientGone,
+    Command,
+    Commit,
+    Dial,
+    Finished,
+    Fired,
+    FirstContent,
+    GiveUp,
+    HoldFull,
+    Input,
+    Kind,
+    Opened,
+    SetTimer,
+    Timer,
+)
+from proxy.engine.plan import Candidate, Plan
+from proxy.policy import backoff, hedge, retry_after
+from proxy.policy.breaker import Mark, Permit, State
+from proxy.policy.budget import HEDGE_COST, RETRY_AFTER_TIMEOUT_COST, RETRY_COST
+from proxy.policy.latency import LatencyKey
+
+SUPERSEDED: Final = Outcome(cls=Class.CANCELLED, sub="superseded")
+DOWNSTREAM: Final = Outcome(cls=Class.CANCELLED, sub="downstream")
+DRAIN: Final = Outcome(cls=Class.CANCELLED, sub="drain")
+DEADLINE: Final = Outcome(cls=Class.CANCELLED, sub="deadline")
+EXPIRED: Final = Outcome(cls=Class.TIMEOUT, sub="total", message="the request's deadline passed before an answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the engine must know about the request beside its plan."""
+
+    stream: bool = False
+    key: LatencyKey = (False, 0)
+    """Which latency histogram the request belongs to."""
+    prompt_tokens: int = 0
+    """Estimate, for the price of a hedge."""
+    output_limit: int | None = None
+    """The request's own output limit in tokens; None: not stated."""
+
+
+class Attempt:
+    """One dial: state while it runs, a line of the trace afterwards."""
+
+    __slots__ = ("candidate", "content_at", "ended_at", "index", "kind", "n", "outcome", "permit", "started", "state")
+
+    def __init__(
+        self, n: int, index: int, candidate: Candidate, kind: Kind, state: TargetState, permit: Permit, now: float
+    ) -> None:
+        self.n = n
+        self.index = index
+        self.candidate = candidate
+        self.kind = kind
+        self.state = state
+        self.permit = permit
+        self.started = now
+        self.content_at: float | None = None
+        self.ended_at: float | None = None
+        self.outcome: Outcome | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.outcome is None
+
+
+class Attempts:
+    """The machine of one request. Drive it with `start` once and `step` for every input; run what it returns."""
+
+    __slots__ = (
+        "_backing_off",
+        "_chooser",
+        "_cluster",
+        "_deadline",
+        "_failures",
+        "_hedge_timer",
+        "_paid",
+        "_plan",
+        "_rng",
+        "_since_told",
+        "_started",
+        "attempts",
+        "committed",
+        "done",
+        "facts",
+        "gave_up",
+        "hedge_armed",
+        "hedge_note",
+        "hedges",
+        "waits_told",
+    )
+
+    def __init__(self, plan: Plan, cluster: Cluster, rng: Callable[[], float], facts: Facts) -> None:
+        self._plan = plan
+        self._cluster = cluster
+        self._rng = rng
+        self.facts = facts
+        self._chooser = Chooser(plan, cluster, rng, facts.key)
+        self._started = 0.0
+        self._deadline = 0.0
+        self._failures: list[Attempt] = []
+        self._backing_off: Attempt | None = None
+        self._paid = 0.0
+        self._since_told: dict[int, int] = {}
+        self._hedge_timer = False
+        self.attempts: list[Attempt] = []
+        self.committed: Attempt | None = None
+        self.gave_up: GiveUp | None = None
+        self.done = False
+        self.hedges = 0
+        self.hedge_armed = False
+        self.hedge_note = ""
+        """Why a hedge was not sent, for the trace."""
+        self.waits_told = 0
+
+    # The two entrances ------------------------------------------------------------------------------------------------
+
+    def start(self, now: float, accepted_at: float | None = None) -> list[Command]:
+        """Begin; the deadline counts from `accepted_at`, the moment the request reached us (None: from `now`)."""
+        self._started = now if accepted_at is None else accepted_at
+        self._deadline = self._started + self._plan.timeout_s
+        self._cluster.hedges.on_request(self._plan.hedge.budget_percent)
+        self.hedge_armed = self._plan.hedge.enabled
+        out: list[Command] = [SetTimer(Timer.DEADLINE, self._deadline)]
+        if now >= self._deadline:
+            return self._give_up(EXPIRED, now, out)
+        self._chooser.begin(now)
+        self._move_on(None, now, out)
+        return out
+
+    def step(self, event: Input, now: float) -> list[Command]:
+        """Take one input and return what to do. Inputs about attempts that have ended change nothing."""
+        out: list[Command] = []
+        kind = type(event)
+        if kind is Fired:
+            self._fired(event.timer, now, out)  # type: ignore[union-attr]
+        elif kind is ClientGone:
+            self._client_gone(event, now, out)  # type: ignore[arg-type]
+        else:
+            attempt = self.attempts[event.attempt]  # type: ignore[union-attr]
+            if attempt.outcome is not None:
+                return out
+            if kind is Opened:
+                attempt.state.breaker.response_byte(attempt.permit, now)
+            elif kind is FirstContent:
+                self._first_content(attempt, now, out)
+            elif kind is HoldFull:
+                self._commit(attempt, now, out)
+            elif kind is Finished or kind is Broke:
+                self._ended(attempt, event.outcome, now, out)  # type: ignore[union-attr]
+        return out
+
+    # What is asked of the machine afterwards --------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        return self._deadline
+
+    @property
+    def started(self) -> float:
+        """Monotonic time from which the request counts."""
+        return self._started
+
+    @property
+    def circuit_status(self) -> State:
+        """State of the primary's circuit as it was decided on for this request."""
+        return self._chooser.primary_state
+
+    def primary_wait_s(self, now: float) -> float:
+        """Seconds until the primary may be tried again by breaker and cool-down; 0 when it may be now."""
+        return self._cluster.state(self._plan.candidates[0], now).unavailable_s(now)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(target, reason) of every candidate that was left out, in the order of the decisions."""
+        return [*self._plan.skipped, *self._chooser.skipped.items()]
+
+    def failover_reason(self) -> str:
+        """Why another target than the primary answered."""
+        last = next((a for a in reversed(self._failures) if a.index == 0 and a.outcome), None)
+        if last is not None and last.outcome is not None:
+            return str(last.outcome.cls)
+        if any(a.index == 0 for a in self.attempts):
+            return "hedge"
+        return self._chooser.primary_refusal or "circuit_open"
+
+    def running(self) -> list[Attempt]:
+        return [a for a in self.attempts if a.outcome is None]
+
+    # Content, commit, ends --------------------------------------------------------------------------------------------
+
+    def _first_content(self, attempt: Attempt, now: float, out: list[Command]) -> None:
+        if attempt.content_at is not None:
+            return
+        attempt.content_at = now
+        self._cluster.content(attempt.state, attempt.permit, self.facts.key, now - attempt.started, now)
+        if self.committed is not None or self.done:
+            return
+        if self.facts.stream and self._plan.stream.recovery == "buffer":
+            self._lead(attempt, now, out)  # held until it is complete: failover stays invisible
+        else:
+            self._commit(attempt, now, out)
+
+    def _commit(self, attempt: Attempt, now: float, out: list[Command]) -> None:
+        if self.committed is not None or self.done:
+            return
+        self.committed = attempt
+        self.done = True
+        out.append(Commit(attempt.n))
+        self._lead(attempt, now, out)
+
+    def _lead(self, attempt: Attempt, now: float, out: list[Command]) -> None:
+        """`attempt` has shown content: nothing more is launched beside it, and losers are sent home."""
+        if self._hedge_timer:
+            self._hedge_timer = False
+            out.append(SetTimer(Timer.HEDGE, None))
+        if self._backing_off is not None:
+            self._stop_waiting(now, out)
+        settings = self._plan.hedge
+        keep = not settings.cancel_slower or (settings.strategy == "first-success" and self.facts.stream)
+        if len(self.attempts) > 1 and not keep:
+            self._cancel_others(attempt, now, out)
+
+    def _cancel_others(self, winner: Attempt | None, now: float, out: list[Command]) -> None:
+        for other in self.attempts:
+            if other is not winner and other.outcome is None:
+                self._record(other, SUPERSEDED, now)
+                out.append(Cancel(other.n, "superseded"))
+
+    def _ended(self, attempt: Attempt, outcome: Outcome, now: float, out: list[Command]) -> None:
+        self._record(attempt, outcome, now)
+        if outcome.group is Group.GOOD:
+            if self.committed is None and not self.done:
+                self._commit(attempt, now, out)
+            if attempt is self.committed and self._plan.hedge.cancel_slower and len(self.attempts) > 1:
+                self._cancel_others(attempt, now, out)  # spares of `first-success` are no longer needed
+            return
+        if self.done:
+            return
+        self._failures.append(attempt)
+        if self.running():
+            return  # a sibling may still answer; a failure is not a second reason to start one
+        self._after_failure(attempt, outcome, now, out)
+
+    def _record(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        attempt.outcome = outcome
+        attempt.ended_at = now
+        self._cluster.ended(
+            attempt.state,
+            attempt.permit,
+            self.facts.key,
+            outcome,
+            now - attempt.started,
+            attempt.content_at is not None,
+            self._plan.timeout_s,
+            now,
+        )
+
+    # After a failure --------------------------------------------------------------------------------------------------
+
+    def _after_failure(self, attempt: Attempt, outcome: Outcome, now: float, out: list[Command]) -> None:
+        if self._hedge_timer:
+            self._hedge_timer = False
+            out.append(SetTimer(Timer.HEDGE, None))
+        wait = self._retry_wait(attempt, outcome, now)
+        if wait is None:
+            self._move_on(outcome, now, out)
+        elif wait <= 0.0:
+            self._backing_off = attempt
+            self._retry(now, out)
+        else:
+            self._backing_off = attempt
+            out.append(SetTimer(Timer.BACKOFF, now + wait))
+
+    def _retry_wait(self, attempt: Attempt, outcome: Outcome, now: float) -> float | None:
+        """Seconds to wait before the same target is tried again; None: not again."""
+        if len(self.attempts) >= self._plan.max_attempts or outcome.no_wait_helps:
+            return None
+        wait = self._scheduled(attempt, outcome, now)
+        if wait is None:
+            return None
+        state = attempt.state
+        if now + wait + (state.latency.p(0.5, self.facts.key, now) or 0.0) >= self._deadline:
+            return None
+        cost = RETRY_AFTER_TIMEOUT_COST if outcome.cls is Class.TIMEOUT else RETRY_COST
+        if not state.budget.withdraw(cost, now):
+            return None
+        self._paid = cost
+        return wait
+
+    def _scheduled(self, attempt: Attempt, outcome: Outcome, now: float) -> float | None:
+        """The wait by rule or schedule, before deadline and budget are asked."""
+        retry = self._plan.retry
+        cls, name = outcome.cls, outcome.name
+        rule = next((r for r in retry.rules if r.covers(cls, name)), None)
+        limit: float | None = retry.max_told_wait_s
+        if rule is not None:
+            if rule.immediate_failover:
+                return None
+            if rule.attempts_s:
+                return self._listed(rule.attempts_s, rule.switch_after, rule.names, attempt)
+            limit = rule.max_wait_s
+        elif outcome.should_retry is False:
+            return None
+        elif not retry.covers(cls, name) and not (outcome.should_retry and outcome.group in (Group.BAD, Group.LIMITED)):
+            return None
+        used = sum(1 for a in self.attempts if a.index == attempt.index and a.kind == "retry")
+        if used >= attempt.candidate.retries:
+            return None
+        if rule is not None and rule.wait_s is not None:
+            return None if limit is not None and rule.wait_s > limit else rule.wait_s
+        return self._told_or_backoff(attempt, outcome, limit, rule is None or rule.told, now)
+
+    def _told_or_backoff(
+        self, attempt: Attempt, outcome: Outcome, limit: float | None, heed: bool, now: float
+    ) -> float | None:
+        told = outcome.told_wait_s
+        if told is not None and heed:
+            if limit is not None and told > limit:
+                return None
+            self._since_told[attempt.index] = 0
+            self.waits_told += 1
+            return retry_after.sleep_s(told, self._rng) if told > 0.0 else 0.0
+        n = self._since_told.get(attempt.index, 0)
+        self._since_told[attempt.index] = n + 1
+        wait = backoff.delay_s(self._plan.retry.backoff, n, self._previous_wait(attempt), self._rng)
+        if outcome.cls is Class.RATE_LIMIT:
+            wait = max(wait, attempt.state.cooling_s(now))
+            if limit is not None and wait > limit:
+                return None
+        return wait
+
+    def _previous_wait(self, attempt: Attempt) -> float | None:
+        """Length of the wait before this attempt, for the decorrelated schedule; None before the first retry."""
+        earlier = [a for a in self.attempts if a.index == attempt.index and a.n < attempt.n and a.ended_at is not None]
+        return None if not earlier else attempt.started - (earlier[-1].ended_at or attempt.started)
+
+    def _listed(
+        self, delays_s: tuple[float, ...], switch_after: int | None, names: frozenset[str], attempt: Attempt
+    ) -> float | None:
+        """`attempts` of a custom rule: one list of delays over all targets, `switch_after` of them on each."""
+        hits = [a for a in self._failures if a.outcome and (a.outcome.cls.value in names or a.outcome.name in names)]
+        if len(hits) > len(delays_s):
+            return None
+        here = sum(1 for a in hits if a.index == attempt.index)
+        if switch_after is not None and here >= switch_after and self._chooser.has_next(attempt.index):
+            return None
+        return delays_s[len(hits) - 1]
+
+    def _retry(self, now: float, out: list[Command]) -> None:
+        """The wait is over: the same target again, if it still takes us."""
+        attempt = self._backing_off
+        if attempt is None:
+            return
+        self._backing_off = None
+        paid, self._paid = self._paid, 0.0
+        chosen = self._chooser.again(attempt.index, now)
+        if chosen is None or now >= self._deadline:
+            attempt.state.budget.refund(paid, now)
+            if chosen is not None:
+                self._chooser.give_back(chosen, now)
+            self._move_on(attempt.outcome, now, out)
+            return
+        self._dial(chosen, "retry", now, out)
+
+    def _stop_waiting(self, now: float, out: list[Command]) -> None:
+        attempt = self._backing_off
+        if attempt is not None:
+            attempt.state.budget.refund(self._paid, now)
+            self._backing_off, self._paid = None, 0.0
+            out.append(SetTimer(Timer.BACKOFF, None))
+
+    def _move_on(self, failure: Outcome | None, now: float, out: list[Command]) -> None:
+        """To the next admissible target at once, or the end."""
+        chosen = None
+        if now < self._deadline and len(self.attempts) < self._plan.max_attempts:
+            chosen = self._chooser.next(failure, self._deadline, now)
+        if chosen is None:
+            self._give_up(None, now, out)
+        else:
+            self._dial(chosen, "failover" if self.attempts else "first", now, out)
+
+    # Dialling ---------------------------------------------------------------------------------------------------------
+
+    def _dial(self, chosen: Chosen, kind: Kind, now: float, out: list[Command]) -> None:
+        candidate = self._plan.candidates[chosen.index]
+        attempt = Attempt(len(self.attempts), chosen.index, candidate, kind, chosen.state, chosen.permit, now)
+        self.attempts.append(attempt)
+        self._cluster.dialled(chosen.state, chosen.permit, self.facts.key, now)
+        timers = self._plan.timers
+        first_byte: float | None = timers.first_byte_s
+        if not timers.first_byte_stated and self._is_last(attempt):
+            first_byte = None  # nothing better is left to do with the time
+        out.append(Dial(attempt.n, chosen.index, kind, first_byte))
+        if kind != "hedge":
+            self._arm_hedge(attempt, now, out)
+
+    def _is_last(self, attempt: Attempt) -> bool:
+        """No attempt could follow if this one stayed silent."""
+        if len(self.attempts) >= self._plan.max_attempts:
+            return True
+        if self._chooser.has_next(attempt.index):
+            return False
+        retry = self._plan.retry
+        names = ("timeout", "timeout.first_byte")
+        again = any(r.covers(Class.TIMEOUT, names[1]) and not r.immediate_failover for r in retry.rules)
+        used = sum(1 for a in self.attempts if a.index == attempt.index and a.kind == "retry")
+        covered = again or retry.covers(Class.TIMEOUT, names[1])
+        return not (covered and (used < attempt.candidate.retries or again))
+
+    # Hedge and rescue -------------------------------------------------------------------------------------------------
+
+    def _arm_hedge(self, attempt: Attempt, now: float, out: list[Command]) -> None:
+        settings = self._plan.hedge
+        if self._chooser.alone or self.hedges >= self._most_hedges():
+            return
+        latency, key = attempt.state.latency, self.facts.key
+        if settings.enabled:
+            watched = attempt.state.breaker.mark(now) is not Mark.NORMAL
+            delay: float | None = hedge.delay_s(
+                settings, latency.p(0.5, key, now), latency.p(0.95, key, now), watched
+            )
+        else:
+            delay = hedge.rescue_s(settings, latency.p(0.99, key, now))
+        if delay is not None:
+            self._hedge_timer = True
+            out.append(SetTimer(Timer.HEDGE, now + delay))
+
+    def _most_hedges(self) -> int:
+        settings = self._plan.hedge
+        if settings.enabled:
+            return settings.max_hedges
+        return 1 if settings.rescue and settings.rescue_after_s > 0.0 else 0
+
+    def _hedge(self, now: float, out: list[Command]) -> None:
+        self._hedge_timer = False
+        running = self.running()
+        if self.done or not running or any(a.content_at is not None for a in running):
+            return
+        if self.hedges >= self._most_hedges() or len(self.attempts) >= self._plan.max_attempts:
+            return
+        chosen = self._chooser.for_hedge({a.index for a in running}, self._deadline, now)
+        self.hedge_note = self._chooser.hedge_refusal
+        if chosen is None:
+            return
+        refused = self._unaffordable(chosen, now)
+        if refused:
+            self.hedge_note = refused
+            self._chooser.give_back(chosen, now)
+            return
+        self.hedges += 1
+        self._dial(chosen, "hedge", now, out)
+        if self._plan.hedge.enabled and self.hedges < self._most_hedges():
+            self._arm_hedge(running[0], now, out)
+
+    def _unaffordable(self, chosen: Chosen, now: float) -> str:
+        """Why the hedge may not be paid for; empty when it may, and then it is paid."""
+        most = self._plan.hedge.max_additional_cost
+        if self._plan.hedge.enabled and most is not None:
+            cost = self._price(self._plan.candidates[chosen.index])
+            if cost is None:
+                return "price_unknown"
+            spent = [self._price(a.candidate) or 0.0 for a in self.attempts if a.kind == "hedge"]
+            if sum(spent) + cost > most:
+                return "max_additional_cost"
+        if not self._cluster.hedges.try_spend():
+            return "hedge_budget"
+        if not chosen.state.budget.withdraw(HEDGE_COST, now):
+            self._cluster.hedges.refund()
+            return "target_budget"
+        return ""
+
+    def _price(self, candidate: Candidate) -> float | None:
+        """Estimated USD of one attempt: prompt at the input rate, the whole output limit at the output rate."""
+        limit = self.facts.output_limit or candidate.max_output_tokens
+        if candidate.price is None or limit is None:
+            return None
+        return (self.facts.prompt_tokens * candidate.price.input + limit * candidate.price.output) / 1e6
+
+    def hedge_saved_s(self, now: float) -> float:
+        """Latency a winning hedge saved: measured when the loser was let run, else the loser's expected remainder."""
+        winner = self.committed
+        if winner is None or winner.kind != "hedge" or winner.content_at is None:
+            return 0.0
+        loser = next((a for a in self.attempts if a.n < winner.n and a.kind != "hedge"), None)
+        if loser is None:
+            return 0.0
+        if loser.content_at is not None:
+            return max(0.0, loser.content_at - winner.content_at)
+        waited = winner.content_at - loser.started
+        return loser.state.latency.expected_remaining_s(self.facts.key, waited, now) or 0.0
+
+    # Timers, the caller, the end --------------------------------------------------------------------------------------
+
+    def _fired(self, timer: Timer, now: float, out: list[Command]) -> None:
+        if timer is Timer.DEADLINE:
+            self._expire(now, out)
+        elif self.done:
+            return
+        elif timer is Timer.BACKOFF:
+            self._retry(now, out)
+        else:
+            self._hedge(now, out)
+
+    def _expire(self, now: float, out: list[Command]) -> None:
+        for attempt in self.running():
+            self._record(attempt, DEADLINE, now)
+            out.append(Cancel(attempt.n, "deadline"))
+        if not self.done:
+            self._give_up(EXPIRED, now, out)
+
+    def _client_gone(self, event: ClientGone, now: float, out: list[Command]) -> None:
+        outcome = DRAIN if event.reason == "drain" else DOWNSTREAM
+        for attempt in self.running():
+            self._record(attempt, outcome, now)
+            out.append(Cancel(attempt.n, event.reason))
+        if not self.done:
+            self._give_up(outcome, now, out)
+
+    def _give_up(self, outcome: Outcome | None, now: float, out: list[Command]) -> list[Command]:
+        self._stop_waiting(now, out)
+        told: float | None = None
+        if outcome is None:
+            outcome = best_failure([a.outcome for a in self._failures if a.outcome is not None])
+            told = self._chooser.soonest_s(now)
+            if outcome is None:
+                outcome = self._chooser.refusal(now)
+        self.done = True
+        self.gave_up = GiveUp(outcome, told, final=bool(self.attempts))
+        out.append(self.gave_up)
+        return out
+
+
+__all__ = ["OK", "Attempt", "Attempts", "Facts"]

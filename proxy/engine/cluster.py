@@ -1,0 +1,215 @@
+"""What outlives a request: the evidence, allowances and limits of every target, reached by synchronous calls only.
+
+A check and the effect that follows from it happen in one call, with nothing awaited between them, so that two requests
+can never both take the last permit. Everything is keyed by `Target`; a reload that leaves a target unchanged therefore
+keeps all that is known about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.base.outcome import Class, Group, Outcome
+from proxy.base.target import Target
+from proxy.engine.plan import Candidate
+from proxy.policy import hedge
+from proxy.policy.balance import Load
+from proxy.policy.breaker import Breaker, Change, Permit
+from proxy.policy.budget import Budget
+from proxy.policy.cooldown import Cooldown
+from proxy.policy.latency import Latency, LatencyKey
+from proxy.policy.limiter import Limiter
+
+OUT_S = 300.0
+"""A refused credential, missing right or unknown model takes its target out for this long (`resilience.md` 3.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A breaker of `target` changed its state."""
+
+    target: Target
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Cooled:
+    """`target` (or its whole credential) is left alone until the monotonic time `until` because of `reason`."""
+
+    target: Target
+    until: float
+    reason: Class
+    credential: bool
+
+
+Event = Moved | Cooled
+
+
+class TargetState:
+    """Everything recorded about one target."""
+
+    __slots__ = (
+        "breaker",
+        "budget",
+        "cooldown",
+        "credential_cooldown",
+        "inflight",
+        "last_bad",
+        "latency",
+        "limiter",
+        "load",
+        "target",
+        "used_at",
+    )
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        credential_cooldown: Cooldown,
+        rng: Callable[[], float],
+        now: float,
+        tell: Callable[[Event], None],
+    ) -> None:
+        target = candidate.target
+        self.target = target
+        self.breaker = Breaker(candidate.breaker, rng, now, lambda change: tell(Moved(target, change)))
+        self.budget = Budget(now)
+        self.cooldown = Cooldown()
+        self.credential_cooldown = credential_cooldown
+        self.limiter = Limiter(candidate.max_concurrency)
+        self.latency = Latency()
+        self.load = Load()
+        self.last_bad: Class = Class.SERVER_ERROR
+        self.inflight = 0
+        self.used_at = now
+
+    def cooling_s(self, now: float) -> float:
+        """Seconds until the told (or guessed) wait is over; 0 when there is none."""
+        return max(self.cooldown.remaining_s(now), self.credential_cooldown.remaining_s(now))
+
+    def cooling_reason(self, now: float) -> Class:
+        longer = self.credential_cooldown
+        if self.cooldown.remaining_s(now) >= longer.remaining_s(now):
+            longer = self.cooldown
+        try:
+            return Class(longer.reason)
+        except ValueError:
+            return Class.RATE_LIMIT
+
+    def unavailable_s(self, now: float) -> float:
+        """Seconds until the target may be tried again, by breaker and cool-down together; 0 when it may be now."""
+        return max(self.cooling_s(now), self.breaker.retry_after_s(now))
+
+
+class Cluster:
+    """All targets of the process, bounded by `max_targets`."""
+
+    def __init__(
+        self, rng: Callable[[], float], tell: Callable[[Event], None] = lambda event: None, max_targets: int = 1024
+    ) -> None:
+        self._rng = rng
+        self._tell = tell
+        self._max_targets = max_targets
+        self._states: dict[Target, TargetState] = {}
+        self._credentials: dict[tuple[str, str], Cooldown] = {}
+        self.hedges = hedge.HedgeBudget()
+        self.evicted = 0
+
+    def state(self, candidate: Candidate, now: float) -> TargetState:
+        """The state of the candidate's target, made on first use."""
+        found = self._states.get(candidate.target)
+        if found is None:
+            found = self._make(candidate, now)
+        return found
+
+    def states(self) -> list[TargetState]:
+        return list(self._states.values())
+
+    def _make(self, candidate: Candidate, now: float) -> TargetState:
+        target = candidate.target
+        key = (target.provider, target.credential)
+        shared = self._credentials.get(key)
+        if shared is None:
+            shared = self._credentials[key] = Cooldown()
+        made = TargetState(candidate, shared, self._rng, now, self._tell)
+        if len(self._states) >= self._max_targets:
+            self._evict(now)
+        self._states[target] = made
+        self._credentials[key] = shared
+        return made
+
+    def _evict(self, now: float) -> None:
+        """Forget the eighth that was idle longest. Callers make targets without bound by their keys and model names.
+
+        A target in use, refused or cooling is kept as long as there are others: forgetting it would forgive it.
+        """
+        idle = [state for state in self._states.values() if state.inflight == 0]
+        idle.sort(key=lambda state: (state.unavailable_s(now) > 0.0, state.used_at))
+        for state in idle[: max(1, self._max_targets // 8)]:
+            del self._states[state.target]
+            self.evicted += 1
+        used = {(t.provider, t.credential) for t in self._states}
+        for key in [k for k in self._credentials if k not in used]:
+            del self._credentials[key]
+
+    # Effects of an attempt's life. Each is called exactly once per attempt by the engine.
+
+    def dialled(self, state: TargetState, permit: Permit, key: LatencyKey, now: float) -> None:
+        state.inflight += 1
+        state.used_at = now
+        state.breaker.start(permit, now, state.latency.p(0.95, key, now))
+
+    def content(self, state: TargetState, permit: Permit, key: LatencyKey, elapsed_s: float, now: float) -> None:
+        state.breaker.first_content(permit, now)
+        state.latency.observe(key, elapsed_s, now)
+        state.load.observe(elapsed_s, now)
+
+    def ended(
+        self,
+        state: TargetState,
+        permit: Permit,
+        key: LatencyKey,
+        outcome: Outcome,
+        elapsed_s: float,
+        had_content: bool,
+        allowance_s: float,
+        now: float,
+    ) -> None:
+        """Record the one outcome of an attempt with everybody who learns from it."""
+        state.inflight -= 1
+        state.limiter.release()
+        state.breaker.end(permit, outcome, now, allowance_s=allowance_s)
+        group = outcome.group
+        if group is Group.GOOD:
+            state.budget.earn(now)
+            state.cooldown.reset_streak()
+            state.limiter.on_ok(now, state.latency.p(0.5, key, now) or 0.0)
+            return
+        if not had_content and (group is Group.CANCELLED or outcome.cls is Class.TIMEOUT):
+            state.latency.censor(key, elapsed_s, now)
+        if group is Group.BAD:
+            state.last_bad = outcome.cls
+        if group in (Group.BAD, Group.LIMITED, Group.TARGET_FAULT):
+            state.load.penalise(outcome.told_wait_s, now)
+        if outcome.cls in (Class.RATE_LIMIT, Class.MODEL_OVERLOADED, Class.TIMEOUT):
+            state.limiter.on_loss(now, state.latency.p(0.5, key, now) or 0.0)
+        self._cool(state, outcome, now)
+
+    def _cool(self, state: TargetState, outcome: Outcome, now: float) -> None:
+        """Set the cool-down that the outcome asks for; the later time always wins."""
+        cls = outcome.cls
+        if cls is Class.RATE_LIMIT and outcome.no_wait_helps:
+            return  # larger than the target's allowance: other requests still fit
+        if cls is Class.RATE_LIMIT or (cls is Class.MODEL_OVERLOADED and outcome.told_wait_s is not None):
+            until = state.cooldown.extend(now, outcome.told_wait_s, self._rng, cls.value)
+            self._tell(Cooled(state.target, until, cls, False))
+        elif cls in (Class.QUOTA_EXCEEDED, Class.AUTH, Class.PERMISSION, Class.MODEL_NOT_FOUND):
+            if cls is not Class.QUOTA_EXCEEDED and state.target.credential:
+                return  # the caller's own key: the caller hears of it each time and may mend it at any moment
+            whole = outcome.per_credential or cls in (Class.AUTH, Class.QUOTA_EXCEEDED)
+            cooldown = state.credential_cooldown if whole else state.cooldown
+            before = cooldown.remaining_s(now)
+            until = cooldown.out(now, OUT_S if outcome.told_wait_s is None else outcome.told_wait_s, cls.value)
+            if before <= 0.0:
+                self._tell(Cooled(state.target, until, cls, whole))

@@ -1,0 +1,58 @@
+"""The frozen record of one request: what metrics, logs and history are told, once, when it is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Result = Literal[
+    "ok", "client_error", "client_cancelled", "error", "timeout", "exhausted", "truncated", "rejected", "drained"
+]
+"""How the request ended for its caller. `client_error`: the caller's own fault; `rejected`: no target admitted it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One dial."""
+
+    provider: str
+    model: str
+    region: str
+    kind: str
+    """first, retry, failover or hedge."""
+    outcome: str
+    """Outcome class, ``timeout``."""
+    detail: str
+    """Outcome with its sub-name, ``timeout.first_byte``."""
+    status: int
+    start_ms: float
+    end_ms: float
+    first_content_ms: float | None
+    """Since the attempt's own start; None: none came."""
+    won: bool
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One request."""
+
+    request_id: str
+    route: str
+    endpoint: str
+    stream: bool
+    result: Result
+    status: int
+    """HTTP status told to the caller; 0 when it left before one."""
+    total_ms: float
+    first_content_ms: float | None
+    """From accept to the first content sent on, failed attempts included."""
+    attempts: tuple[AttemptRecord, ...]
+    served_by: str
+    served_model: str
+    failover_reason: str
+    """Empty: the primary answered or nobody did."""
+    hedges: int
+    input_tokens: int | None
+    output_tokens: int | None
+    error: str = ""

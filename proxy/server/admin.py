@@ -1,0 +1,204 @@
+"""The admin port: what kubelets, Prometheus and operators call.
+
+It is a second instance of the door, with smaller limits and RFC 9457 errors, so that it is as hard to upset as the data
+port. It shares nothing with the data port but the event loop: connections, bodies and their limits are its own, which
+is why ``/livez`` answers while the data port is full. No answer here depends on a provider.
+
+Anybody in the pod's network reaches this port, so the routes that change something answer loopback peers only. The
+peer's address alone proves nothing: a mesh delivers inbound traffic from 127.0.0.6. The connection's own address must
+be loopback as well (`ecosystem.md` 3.9). A request with an `Origin` comes from a web page and is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from proxy.base.exchange import Inbound
+from proxy.dialects.errors import problem
+from proxy.server.door import HeldBytes, build_data_server
+from proxy.server.protocol import DataServer
+from proxy.server.reply import Headers, Reply
+
+if TYPE_CHECKING:
+    from proxy.config.compiled import Listen
+
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+MAX_CONNECTIONS: Final = 1024
+HELD_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminState:
+    """What the admin port asks. Every callable is quick and does no I/O, `metrics` excepted."""
+
+    started: Callable[[], bool]
+    """Config loaded and both ports bound."""
+    unready: Callable[[], str]
+    """Why no new traffic should come (no valid config, draining, stalled loop); empty: ready. Never a provider."""
+    unlive: Callable[[], str]
+    """Why the process should be restarted; empty: alive."""
+    metrics: Callable[[bool], bytes]
+    """The exposition, in OpenMetrics when the argument is true. Called in a thread, one call at a time."""
+    config: Callable[[], Mapping[str, Any]]
+    """The effective configuration, secrets already replaced."""
+    status: Callable[[], Mapping[str, Any]]
+    """Version, uptime, last reload and its error, queue depths."""
+    quit: Callable[[], None]
+    """Leave, as SIGTERM would."""
+    drain: Callable[[], None]
+    """Turn readiness off and stop accepting, without leaving."""
+
+
+Route = Callable[[Inbound], Awaitable[tuple[int, Headers, bytes]]]
+"""One more GET or POST route of the admin port: status, headers, body."""
+
+
+def is_loopback_peer(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether both ends of the connection are loopback addresses; False for anything that cannot be told."""
+    if transport is None:
+        return False
+    return all(_is_loopback(transport.get_extra_info(end)) for end in ("peername", "sockname"))
+
+
+def _is_loopback(name: Any) -> bool:
+    if not isinstance(name, tuple) or not name:
+        return False
+    try:
+        address = ipaddress.ip_address(str(name[0]).partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
+class Admin:
+    """The `serve` of the admin port."""
+
+    def __init__(
+        self,
+        state: AdminState,
+        *,
+        read: Mapping[str, Route] | None = None,
+        dangerous: Mapping[str, Route] | None = None,
+    ) -> None:
+        """`read` adds GET routes by path, `dangerous` adds POST routes that answer loopback peers only."""
+        self._state = state
+        self._metrics_lock = asyncio.Lock()
+        self._read: dict[str, Route] = {
+            "/startupz": self._startupz,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/config": self._config,
+            "/status": self._status,
+            **(read or {}),
+        }
+        self._dangerous: dict[str, Route] = {
+            "/quitquitquit": self._quit,
+            "/drain": self._drain,
+            **(dangerous or {}),
+        }
+
+    async def __call__(self, inbound: Inbound, reply: Reply) -> None:
+        await reply.whole(*await self._answer(inbound, reply))
+
+    async def _answer(self, inbound: Inbound, reply: Reply) -> tuple[int, Headers, bytes]:
+        path = inbound.path
+        if (route := self._read.get(path)) is not None:
+            allowed: tuple[str, ...] = ("GET", "HEAD")
+        elif (route := self._dangerous.get(path)) is not None:
+            allowed = ("POST",)
+        else:
+            return problem("problem", 404, code="not_found", message=f"there is no {path} here")
+        if inbound.method not in allowed:
+            message = f"{path} takes {' and '.join(allowed)} only"
+            allow = [("Allow", ", ".join(allowed))]
+            return problem("problem", 405, code="method_not_allowed", message=message, headers=allow)
+        if allowed == ("POST",) and (reason := _guard(inbound, reply)):
+            return problem("problem", 403, code="loopback_only", message=reason)
+        return await route(inbound)
+
+    async def _startupz(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        return _probe("" if self._state.started() else "starting")
+
+    async def _livez(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        return _probe(self._state.unlive())
+
+    async def _readyz(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        return _probe(self._state.unready())
+
+    async def _config(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        return _json(self._state.config())
+
+    async def _status(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        return _json(self._state.status())
+
+    async def _metrics(self, inbound: Inbound) -> tuple[int, Headers, bytes]:
+        accept = b",".join(value for name, value in inbound.headers if name.lower() == b"accept")
+        wants_open = b"application/openmetrics-text" in accept.lower()
+        async with self._metrics_lock:
+            text = await asyncio.to_thread(self._state.metrics, wants_open)
+        return 200, [("Content-Type", OPENMETRICS if wants_open else PROMETHEUS), _NO_STORE], text
+
+    async def _quit(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        self._state.quit()
+        return _json({"status": "leaving"})
+
+    async def _drain(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        self._state.drain()
+        return _json({"status": "draining"})
+
+
+_NO_STORE: Final = ("Cache-Control", "no-store")
+_TEXT: Final[Headers] = [("Content-Type", "text/plain; charset=utf-8"), _NO_STORE]
+
+
+def _guard(inbound: Inbound, reply: Reply) -> str:
+    """Why a dangerous request is refused; empty when it is not."""
+    if not is_loopback_peer(reply.connection.transport):
+        return "this route answers callers on the same host only"
+    if any(name.lower() == b"origin" for name, _ in inbound.headers):
+        return "this route does not answer web pages"
+    return ""
+
+
+def _probe(reason: str) -> tuple[int, Headers, bytes]:
+    return (503, _TEXT, reason.encode() + b"\n") if reason else (200, _TEXT, b"ok\n")
+
+
+def _json(value: Mapping[str, Any]) -> tuple[int, Headers, bytes]:
+    # Keys of a configuration tree may be numbers, and a status may hold what only str() can show.
+    body = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return 200, [("Content-Type", "application/json"), _NO_STORE], body
+
+
+def build_admin_server(
+    state: AdminState,
+    listen: Listen,
+    clock: Callable[[], float],
+    ids: Callable[[], str],
+    on_refused: Callable[[str], None],
+    *,
+    read: Mapping[str, Route] | None = None,
+    dangerous: Mapping[str, Route] | None = None,
+) -> DataServer:
+    """The admin port's server; see `Admin` for `read` and `dangerous`, `build_data_server` for the rest."""
+    small = replace(listen, max_connections=MAX_CONNECTIONS, max_body_mb=1, head_timeout_s=5.0, body_timeout_s=5.0)
+    return build_data_server(
+        Admin(state, read=read, dangerous=dangerous),
+        small,
+        clock,
+        ids,
+        on_refused,
+        held=HeldBytes(HELD_BYTES),
+        dialect_of=lambda _: "problem",
+        write_timeout_s=10.0,
+    )

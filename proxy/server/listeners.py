@@ -1,0 +1,155 @@
+"""Binding the two ports, and leaving them in good order.
+
+Both families are bound as separate sockets, since a socket on ``::`` made by asyncio is IPv6 only. IPv6 may be missing
+altogether: then IPv4 is enough. A port that is taken is never tolerated silently, and the error says what changes it.
+
+Leaving has two clocks. `lame_duck_s` keeps accepting while readiness is already off, for callers that do not watch it
+(a plain container gets its SIGTERM together with the app that still needs it). Then nothing new is accepted, idle
+connections are closed, every answer says ``Connection: close``, and what runs has `timeout_s` to end before it is
+cancelled and told so. The admin port stays until the very end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING, Final
+
+from proxy.server.protocol import DataServer
+
+if TYPE_CHECKING:
+    from proxy.config.compiled import Listen
+
+BACKLOG: Final = 1024
+"""Connections the kernel holds until we accept them; a burst of 1,000 callers must not meet a refused connect."""
+CANCEL_GRACE_S: Final = 0.5
+"""How long cancelled requests have for their last words."""
+
+_BOTH: Final = {"127.0.0.1": "::1", "0.0.0.0": "::"}
+_NO_SUCH_ADDRESS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+
+
+class BindError(OSError):
+    """A port cannot be bound; the text names the flag, the variable and the key that change it."""
+
+
+class Listeners:
+    """The bound sockets of both ports. Made by `open`."""
+
+    def __init__(self, data: DataServer, admin: DataServer) -> None:
+        self._data = data
+        self._admin = admin
+        self._data_sockets: list[asyncio.Server] = []
+        self._admin_sockets: list[asyncio.Server] = []
+        self.draining = False
+        """Readiness is off; set first of all by `drain`."""
+        self._leave_now = asyncio.Event()
+
+    @classmethod
+    async def open(cls, data: DataServer, admin: DataServer, listen: Listen) -> Listeners:
+        """Bind and accept. Raises `BindError`, with nothing left bound. Port 0 takes a free one."""
+        self = cls(data, admin)
+        try:
+            self._admin_sockets = await _bind(admin, listen.admin_host, listen.admin_port, "admin")
+            self._data_sockets = await _bind(data, listen.data_host, listen.data_port, "data")
+        except BaseException:
+            self._close_sockets(self._admin_sockets)
+            raise
+        return self
+
+    @property
+    def data_port(self) -> int:
+        return _port(self._data_sockets)
+
+    @property
+    def admin_port(self) -> int:
+        return _port(self._admin_sockets)
+
+    def hurry(self) -> None:
+        """End a running `drain` now (a second signal)."""
+        self._leave_now.set()
+
+    async def drain(self, timeout_s: float, *, lame_duck_s: float = 0.0) -> int:
+        """Stop the data port as the essay above says; the number of requests that had to be cancelled."""
+        self.draining = True
+        if lame_duck_s > 0:
+            await _wait(self._leave_now, lame_duck_s)
+        data = self._data
+        data.draining = True
+        self._close_sockets(self._data_sockets)
+        data.close_idle()
+        if data.active and not self._leave_now.is_set():
+            data.idle.clear()
+            await _wait_any((data.idle, self._leave_now), timeout_s)
+        left = data.active
+        if left:
+            data.idle.clear()
+            data.cancel_requests()
+            await _wait(data.idle, CANCEL_GRACE_S)
+        return left
+
+    async def close(self) -> None:
+        """Close what is left of both ports, requests included. Harmless when repeated."""
+        self._close_sockets(self._data_sockets)
+        self._close_sockets(self._admin_sockets)
+        await self._data.shutdown(CANCEL_GRACE_S)
+        await self._admin.shutdown(CANCEL_GRACE_S)
+
+    @staticmethod
+    def _close_sockets(servers: list[asyncio.Server]) -> None:
+        for server in servers:
+            server.close()
+
+
+def _port(servers: list[asyncio.Server]) -> int:
+    return int(servers[0].sockets[0].getsockname()[1])
+
+
+async def _bind(factory: DataServer, host: str, port: int, name: str) -> list[asyncio.Server]:
+    loop = asyncio.get_running_loop()
+    servers: list[asyncio.Server] = []
+    try:
+        servers.append(await loop.create_server(factory, host, port, backlog=BACKLOG))
+        port = port or _port(servers)
+        if host in _BOTH:
+            try:
+                servers.append(await loop.create_server(factory, _BOTH[host], port, backlog=BACKLOG))
+            except OSError as exc:
+                if not _is_missing(exc):
+                    host = _BOTH[host]
+                    raise
+    except OSError as exc:
+        for server in servers:
+            server.close()
+        raise BindError(exc.errno or 0, _advice(exc, host, port, name)) from exc
+    return servers
+
+
+def _is_missing(exc: OSError) -> bool:
+    """No such address family or address on this machine; asyncio puts the number into text when it tried several."""
+    if isinstance(exc, BindError) or exc.errno == errno.EADDRINUSE:
+        return False
+    return exc.errno in _NO_SUCH_ADDRESS or "assign requested address" in str(exc) or exc.errno is None
+
+
+def _advice(exc: OSError, host: str, port: int, name: str) -> str:
+    why = "is taken by another process" if exc.errno == errno.EADDRINUSE else f"cannot be bound: {exc.strerror or exc}"
+    key = "port" if exc.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+    return (
+        f"the {name} port {port} on {host} {why}; change it with --listen-{name}-{key}, "
+        f"OUTRIDER_LISTEN_{name.upper()}_{key.upper()} or listen.{name}.{key}"
+    )
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    await _wait_any((event,), timeout_s)
+
+
+async def _wait_any(events: tuple[asyncio.Event, ...], timeout_s: float) -> None:
+    """Until one of the events is set or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

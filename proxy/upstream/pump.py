@@ -1,0 +1,376 @@
+"""Reading an answer: when it counts as content, what of it may be sent on, and how it ended.
+
+Four readers of a response, chosen by what was asked and what came:
+
+* `Unary`: the whole body is the first content; it is checked (``200`` is not success) and sent on untouched.
+* `Stream`: events are parsed until the first content, which is the commit point; afterwards a cheap scan watches for the
+  end and for errors, and only whole events are sent on.
+* `Raw`: passthrough; the first body byte of an answer is content.
+* `Refused`: status 400 and above, or a body that is no answer; read up to a limit and classified.
+
+Each tells its `Driver` what the engine must know, and keeps what may be sent in `out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from proxy.base.outcome import OK, Class, Outcome
+from proxy.dialects import sse
+from proxy.dialects.reading import Reader, Verdict
+from proxy.policy import classify
+from proxy.upstream.call import Call
+from proxy.upstream.decode import Damaged, Decoder
+from proxy.upstream.wire import Headers
+
+ERROR_BODY_MAX: Final = 64 * 1024
+"""Bytes read of an answer that is none."""
+
+
+class Driver(Protocol):
+    """Who is told; attempts are known by their number."""
+
+    def opened(self, n: int) -> None: ...
+    def content(self, n: int) -> None: ...
+    def full(self, n: int) -> None: ...
+    def finished(self, n: int, outcome: Outcome) -> None: ...
+    def readable(self, n: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the pump must know about the request."""
+
+    mode: Literal["unary", "stream", "raw"]
+    dialect: str
+    hold_bytes: int
+    wall: Callable[[], float]
+    caller_key: bool
+
+
+class Pump:
+    """The answer of one attempt."""
+
+    __slots__ = (
+        "_after_content",
+        "_asked",
+        "_buffer",
+        "_decoder",
+        "_driver",
+        "_kind",
+        "_n",
+        "_size",
+        "call",
+        "committed",
+        "dropped",
+        "error_body",
+        "headers",
+        "in_pieces",
+        "out",
+        "out_size",
+        "over",
+        "reader",
+        "status",
+    )
+
+    def __init__(self, n: int, driver: Driver, reader: Reader | None, asked: Asked) -> None:
+        self._n = n
+        self._driver = driver
+        self._asked = asked
+        self._kind: Literal["unary", "stream", "raw", "refused"] = "unary"
+        self._buffer = b""
+        self._size = 0
+        self._decoder: Decoder | None = None
+        self._after_content = False
+        self.reader = reader
+        self.call: Call | None = None
+        self.status = 0
+        self.headers: Headers = ()
+        self.out: list[bytes] = []
+        """Pieces that may be sent once the attempt is committed."""
+        self.out_size = 0
+        self.committed = False
+        self.in_pieces = False
+        """The answer is sent as a stream; False: as one body."""
+        self.error_body = b""
+        """Body of an error answer, for a caller of the same dialect."""
+        self.over = False
+        self.dropped = 0
+        """Events that were not JSON and were left out."""
+
+    # What the call tells ----------------------------------------------------------------------------------------------
+
+    def head(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self._driver.opened(self._n)
+        if self.over:
+            return
+        encoding = kind = ""
+        length = -1
+        for name, value in headers:
+            size = len(name)
+            if size == 12 and name.lower() == b"content-type":
+                kind = value.decode("latin-1").lower()
+            elif size == 16 and name.lower() == b"content-encoding":
+                encoding = value.decode("latin-1").strip().lower()
+            elif size == 14 and name.lower() == b"content-length" and value.isdigit():
+                length = int(value)
+        mode = self._asked.mode
+        if mode == "raw":
+            self._kind = "refused" if status >= 400 else "raw"
+            self.in_pieces = not 0 <= length <= 1 << 20
+            return
+        if status >= 300 or "text/html" in kind:
+            self._kind = "refused"
+        elif "text/event-stream" in kind:
+            self._kind = "stream"
+            self.in_pieces = True
+        if encoding not in ("", "identity"):
+            try:
+                self._decoder = Decoder(encoding)
+            except Damaged as damaged:
+                self._fail(Class.SERVER_ERROR, f"the answer cannot be read: {damaged}")
+
+    def data(self, piece: bytes) -> None:
+        if self._decoder is not None:
+            decoded = self._decode(piece)
+            if not decoded:
+                return
+            piece = decoded
+        if self._after_content:
+            self._more(piece)
+            return
+        self._size += len(piece)
+        kind = self._kind
+        if kind == "stream":
+            self._buffer += piece
+            self._preamble()
+        elif kind == "raw":
+            self._put(piece)
+            if self.in_pieces or self._size > 1 << 20:
+                self.in_pieces = True
+                self._content()
+        elif kind == "unary":
+            self._put(piece)
+            if self._size > self._asked.hold_bytes:
+                self.in_pieces = True
+                self._content()
+        else:
+            self.out.append(piece)
+            if self._size > ERROR_BODY_MAX:
+                self._refuse()
+
+    def end(self) -> None:
+        if self.over:
+            return
+        if self._decoder is not None and not self._decoder.is_whole and self._size:
+            self.cut(Outcome(cls=Class.STREAM_INTERRUPTED, message="the compressed answer ended before its end"))
+        elif self._kind == "stream":
+            self._stream_end()
+        elif self._kind == "raw" or self._after_content:
+            self._content()
+            self._finish(OK)
+        elif self._kind == "unary":
+            self._unary_end()
+        else:
+            self._refuse()
+
+    def is_complete(self) -> bool:
+        return self._kind == "stream" and self.reader is not None and self.reader.is_finished
+
+    def cut(self, outcome: Outcome) -> None:
+        """The attempt ended early: a timer, a broken connection."""
+        if self.over:
+            return
+        if self._kind == "refused" and self.status >= 400 and self.out:
+            self._refuse()  # the status and what came of the body say more than how the connection ended
+        else:
+            self._finish(outcome)
+
+    # What dispatch asks -----------------------------------------------------------------------------------------------
+
+    def take(self) -> bytes:
+        """Everything that may be sent now."""
+        out = self.out
+        if len(out) == 1:
+            piece = out[0]
+        else:
+            piece = b"".join(out)
+        out.clear()
+        self.out_size = 0
+        return piece
+
+    def header(self, name: str) -> str | None:
+        """A response header by its lower-case name; None when it is missing."""
+        wanted = name.encode("latin-1")
+        for key, value in self.headers:
+            if len(key) == len(wanted) and key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    # Streams ----------------------------------------------------------------------------------------------------------
+
+    def _preamble(self) -> None:
+        """Before the first content: judge event by event."""
+        reader = self.reader
+        assert reader is not None
+        at = 0
+        buffer = self._buffer
+        while (end := sse.next_event(buffer, at)) > 0:
+            event = buffer[at:end]
+            verdict = reader.event(sse.data_of(event))
+            at = end
+            if verdict is Verdict.HOLD:
+                self._put(event)
+            elif verdict is Verdict.CONTENT:
+                self._put(event)
+                self._buffer = b""
+                self._content()
+                if not self.over and at < len(buffer):
+                    self._more(buffer[at:])
+                return
+            elif verdict is Verdict.DROP:
+                self.dropped += 1
+            elif verdict is Verdict.ERROR:
+                self._in_band_error()
+                return
+            else:
+                self._fail(Class.SERVER_ERROR, "the answer was empty")
+                return
+        self._buffer = buffer[at:]
+        if self._size > self._asked.hold_bytes:
+            self._buffer, rest = b"", self._buffer
+            self._after_content = True
+            self._driver.full(self._n)
+            self._more(rest)
+
+    def _more(self, piece: bytes) -> None:
+        """After the first content: whole events only, a cheap scan, nothing parsed."""
+        call = self.call
+        if self._kind != "stream":
+            if call is not None:
+                call.content_at = call.last_byte
+            self._put(piece)
+            self._driver.readable(self._n)
+            return
+        reader = self.reader
+        assert reader is not None
+        if self._buffer:
+            piece = self._buffer + piece
+        if piece.endswith(b"\n\n"):
+            self._buffer = b""
+        else:
+            ends = sse.whole_events(piece)
+            self._buffer = piece[ends:]
+            if not ends:
+                return
+            piece = piece[:ends]
+        if call is not None and b"data:" in piece:
+            call.content_at = call.last_byte
+        clean = reader.scan(piece)
+        if clean < len(piece):
+            if clean:
+                self._put(piece[:clean])
+            self._in_band_error()
+            return
+        self._put(piece)
+        self._driver.readable(self._n)
+
+    def _stream_end(self) -> None:
+        reader = self.reader
+        assert reader is not None
+        rest, self._buffer = self._buffer, b""
+        if rest.strip() and reader.tail(rest):
+            self._in_band_error()
+        elif not self._after_content:
+            self._fail(Class.SERVER_ERROR, "the stream ended without content")
+        elif reader.is_finished:
+            if rest.strip() and b"data:" in rest and reader.event(sse.data_of(rest)) is not Verdict.DROP:
+                self._put(rest + b"\n\n")  # a last event without its blank line, as some servers end
+            self._finish(OK)
+        else:
+            self._finish(Outcome(cls=Class.STREAM_INTERRUPTED, message="the stream ended before its proper end"))
+
+    def _in_band_error(self) -> None:
+        reader = self.reader
+        assert reader is not None
+        error: Mapping[str, Any] = reader.error or {}
+        outcome = classify.classify_error_object(
+            self._asked.dialect,
+            self.status,
+            error,
+            get=self.header,
+            wall_s=self._asked.wall(),
+            caller_key=self._asked.caller_key,
+        )
+        self._finish(outcome)
+
+    # Bodies -----------------------------------------------------------------------------------------------------------
+
+    def _unary_end(self) -> None:
+        reader = self.reader
+        if reader is None or 200 < self.status < 300 and not self.out:
+            self._content()
+            self._finish(OK)
+            return
+        body = self.out[0] if len(self.out) == 1 else b"".join(self.out)
+        verdict = reader.whole(body)
+        if not verdict:
+            self._content()
+            self._finish(OK)
+        elif verdict == "error":
+            self.error_body = body
+            self._in_band_error()
+        else:
+            reason = {"empty": "the answer was empty", "not_json": "the answer was not JSON"}[verdict]
+            self._fail(Class.SERVER_ERROR, reason)
+
+    def _refuse(self) -> None:
+        body = b"".join(self.out)[:ERROR_BODY_MAX]
+        if self.status < 400:
+            what = "an HTML page" if self.status < 300 else f"a redirect ({self.status})"
+            self._fail(Class.SERVER_ERROR, f"the answer was {what}", body)
+            return
+        self.error_body = body
+        reply = classify.Reply(self._asked.dialect, self.status, self.header, body, self._asked.wall())
+        self._finish(classify.classify(reply, caller_key=self._asked.caller_key))
+
+    def _decode(self, piece: bytes) -> bytes:
+        assert self._decoder is not None
+        try:
+            return self._decoder.feed(piece, 64 * 1024 * 1024 if self._after_content else self._asked.hold_bytes)
+        except Damaged as damaged:
+            cls = Class.STREAM_INTERRUPTED if self._after_content else Class.SERVER_ERROR
+            self._fail(cls, f"the answer cannot be read: {damaged}")
+            return b""
+
+    # Telling ----------------------------------------------------------------------------------------------------------
+
+    def _put(self, piece: bytes) -> None:
+        self.out.append(piece)
+        self.out_size += len(piece)
+
+    def _content(self) -> None:
+        if not self._after_content:
+            self._after_content = True
+            if self.call is not None:
+                self.call.content_at = self.call.last_byte
+            self._driver.content(self._n)
+
+    def _fail(self, cls: Class, message: str, body: bytes = b"") -> None:
+        self._finish(Outcome(cls=cls, status=self.status, message=message))
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.over:
+            return
+        self.over = True
+        if outcome.cls is not Class.OK:
+            if self.call is not None:
+                self.call.stop()
+            if not self.committed and not self._after_content:
+                self.out.clear()
+                self.out_size = 0
+        self._driver.finished(self._n, outcome)
