@@ -201,7 +201,9 @@ class App:
             "cooldown_reason": state.cooling_reason(now).value if cooling > 0 else None,
             "retry_tokens": round(state.budget.tokens(now), 2),
             "concurrency": {"running": state.limiter.inflight, "limit": state.limiter.limit},
-            "first_content_s": {q: state.latency.p(p, key, now) for q, p in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
+            "first_content_s": {
+                q: state.latency.p(p, key, now) for q, p in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+            },
         }
 
     def _gauges(self) -> Iterable[Metric]:
@@ -216,7 +218,9 @@ class App:
             "outrider_attempts_running", "Upstream calls running.", labels=["provider", "model"]
         )
         tokens = GaugeMetricFamily(
-            "outrider_retry_tokens", "Retry budget left, least of the target's credentials.", labels=["provider", "model"]
+            "outrider_retry_tokens",
+            "Retry budget left, least of the target's credentials.",
+            labels=["provider", "model"],
         )
         worst: dict[tuple[str, str], list[float]] = {}
         for state in self.cluster.states():
@@ -257,7 +261,11 @@ class App:
             ("outrider_log_lines_dropped", "Log lines lost to a full queue.", self.log.dropped),
             ("outrider_observer_failures", "Faults of observers.", self.bus.failures),
             ("outrider_uptime_seconds", "Since the start.", self._clock() - self.started_at),
-            ("outrider_resident_bytes", "Peak resident memory.", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+            (
+                "outrider_resident_bytes",
+                "Peak resident memory.",
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            ),
             ("outrider_config_last_reload_successful", "1: the file in force is the last one read.", 1),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))

@@ -95,7 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--loop", choices=("uvloop", "asyncio"), default=os.environ.get("OUTRIDER_LOOP", "uvloop"))
 
     check = command(
-        "check", "Check configuration files; all errors at once, with their place.", "outrider check config.yaml", _check
+        "check",
+        "Check configuration files; all errors at once, with their place.",
+        "outrider check config.yaml",
+        _check,
     )
     check.add_argument("files", nargs="*", default=[], metavar="FILE")
     check.add_argument("--config", metavar="FILE", help="the same as naming FILE")
@@ -182,14 +185,31 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _run_demo(data_port: int, admin_port: int, loop: str) -> int:
     from proxy import app
-    from proxy.demo.world import play
     from proxy.server.listeners import BindError
 
     try:
-        return int(app.run(lambda: play(data_port, admin_port), loop))
+        return int(app.run(lambda: _play(data_port, admin_port), loop))
     except BindError as error:
         print(f"outrider: {error}", file=sys.stderr)
         return FAILED
+
+
+async def _play(data_port: int, admin_port: int) -> int:
+    """The fake providers and the proxy in front of them, in one process."""
+    from proxy import app
+    from proxy.config.load import load_text
+    from proxy.demo.world import World
+
+    async with World() as world:
+        config = load_text(world.config(data_port, admin_port), "demo", {}).config
+        assert config is not None
+
+        def ready(running: App) -> None:
+            ports = running.listeners
+            assert ports is not None
+            print(world.said(__version__, ports.data_port, ports.admin_port), flush=True)
+
+        return await app.serve(config, ready)
 
 
 # check, schema, explain -----------------------------------------------------------------------------------------------

@@ -47,14 +47,17 @@ PRINTING_ROOMS = {"cli", "demo"}
 LINES_MAX = 600
 
 BROAD_EXCEPT = {
-    "proxy/server/handler.py": "the border to the caller: whatever went wrong becomes an answer",
-    "proxy/dispatch.py": "the border of a request's task: a fault of ours ends one request, not the process",
+    "proxy/server/door.py": "the border to the caller: whatever went wrong becomes an answer",
+    "proxy/server/protocol.py": "the border to aiohttp's parser: whatever it raises becomes a refusal",
+    "proxy/dispatch/drive.py": "the border of a request: a fault in a callback ends this request, not the process",
+    "proxy/upstream/call.py": "the border between a transport's callbacks and a request, for the same reason",
     "proxy/observe/bus.py": "the border to observers: they cannot raise into the request's way",
     "proxy/upstream/probe.py": "the border of the probe loop: one broken probe does not end probing",
 }
 TASK_OWNERS = {
     "proxy/app.py": "the composition root owns what lives as long as the process, and cancels it at the end",
-    "proxy/dispatch.py": "owns what lives as long as one request",
+    "proxy/server/listeners.py": "owns the drain, and awaits what it starts",
+    "proxy/demo/provider.py": "a connection owns the answer it is writing, and cancels it when it closes",
     "proxy/upstream/call.py": "a call owns the opening of its connection, and cancels it when it stops",
     "proxy/upstream/probe.py": "owns its loop, with start and stop",
 }

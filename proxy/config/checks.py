@@ -49,7 +49,7 @@ def plain(text: str) -> str:
     """`text` in printable ASCII, everything else escaped, at most `SHOWN_MAX` characters; a credential is hidden."""
     if _CREDENTIAL.search(text):
         return "(hidden)"
-    escaped = json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
+    escaped = json.dumps(text)[1:-1]
     return escaped if len(escaped) <= SHOWN_MAX else escaped[:SHOWN_MAX] + "..."
 
 

@@ -1,8 +1,8 @@
 """The configuration as the running program uses it: frozen, checked, free of pydantic.
 
 `config/schema` says what a file may contain, `config/load` reads and checks it and builds these values; the planner
-turns them, with a request, into a `Plan`. Policies stay layers of flat settings (``retry.max_retries`` -> 5) until a plan
-is built, so that precedence is one dictionary merge and every effective value knows which layer it came from.
+turns them, with a request, into a `Plan`. Policies stay layers of flat settings (``retry.max_retries`` -> 5) until a
+plan is built, so that precedence is one dictionary merge and every effective value knows which layer it came from.
 """
 
 from __future__ import annotations

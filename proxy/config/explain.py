@@ -114,4 +114,4 @@ def _word(value: Any) -> str:
         return ", ".join(_word(each) for each in value) or "-"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_word(each)}" for key, each in value.items()) + "}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "-"

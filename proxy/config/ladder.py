@@ -135,7 +135,7 @@ def climb(config: Config, route: Route | None, overrides: Overrides) -> Effectiv
         trigger=classes(values["failover.on"]),
         timers=_timers(values, origins),
         retry=_retry(values),
-        hedge=_hedging(values, config.limits),
+        hedge=_hedging(values, origins, config.limits),
         stream=_stream(values),
         overlay=_overlay(values, origins),
     )
@@ -193,7 +193,10 @@ def _rule(rule: Mapping[str, Any]) -> RetryRule:
     )
 
 
-def _hedging(values: Mapping[str, Any], limits: Limits) -> hedge.Settings:
+def _hedging(values: Mapping[str, Any], origins: Mapping[str, str], limits: Limits) -> hedge.Settings:
+    # `limits` bind headers only: what the operator writes elsewhere in the file is the operator's own wish.
+    by_header = origins["hedging.enabled"].startswith("X-")
+    most = limits.max_hedges if by_header else values["hedging.max_hedges"]
     delay = values["hedging.delay_ms"]
     return hedge.Settings(
         enabled=values["hedging.enabled"],
@@ -202,7 +205,7 @@ def _hedging(values: Mapping[str, Any], limits: Limits) -> hedge.Settings:
         cancel_slower=values["hedging.cancel_slower"],
         max_additional_cost=values.get("hedging.max_additional_cost"),
         budget_percent=values["hedging.budget_percent"],
-        max_hedges=min(limits.max_hedges, values["hedging.max_hedges"]),
+        max_hedges=min(most, values["hedging.max_hedges"]),
         rescue_after_s=values["hedging.rescue_after_s"],
         rescue=values["hedging.rescue_after_s"] > 0.0,
     )

@@ -153,7 +153,7 @@ class _Reading:
         """Add a finding with its place and perhaps its value, unless an error was told about the place before."""
         way = _way(self.root, finding.loc)
         node = way[-1]
-        if any(step.broken for step in way):
+        if node.broken and finding.show:
             return
         labels = [step.label for step in way[1:]]
         rest = [part for part in finding.loc[len(labels) :] if part != "[key]"]

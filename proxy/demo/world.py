@@ -1,4 +1,4 @@
-"""`outrider demo`: fake providers and the proxy in front of them, in one process, for the first minute.
+"""`outrider demo`: the fake providers of the first minute, the file that routes to them and the words printed.
 
 The primary is ill from the start, so that the very first call shows a failover; the printed lines tell how to heal it
 and how to break the others.
@@ -6,13 +6,9 @@ and how to break the others.
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
-from proxy.app import App
-from proxy.config.load import load_text
 from proxy.demo.provider import FakeProvider
 from proxy.demo.script import Fault
 
@@ -22,8 +18,8 @@ listen:
   data: {{host: 127.0.0.1, port: {data_port}}}
   admin: {{host: 127.0.0.1, port: {admin_port}}}
 providers:
-  openai: {{dialect: openai, base_url: "{openai}/v1", api_key: demo-openai, region: us-east, models: {{"*": passthrough}}}}
-  backup:
+  openai: {{dialect: openai, base_url: "{openai}/v1", api_key: demo-openai, region: us-east, models: {{"*":
+  passthrough}}}} backup:
     dialect: openai
     base_url: "{backup}/v1"
     api_key: demo-backup
@@ -61,40 +57,37 @@ Ctrl-C ends it.
 """
 
 
-async def play(data_port: int, admin_port: int) -> int:
-    """Run the demo until a signal; ports of 0 are chosen. Raises `BindError`."""
-    providers = {
-        "openai": FakeProvider(name="openai", dialect="openai", keep_log=False),
-        "backup": FakeProvider(name="backup", dialect="openai", keep_log=False),
-        "anthropic": FakeProvider(name="anthropic", dialect="anthropic", keep_log=False),
-        "google": FakeProvider(name="google", dialect="gemini", keep_log=False),
-    }
-    providers["openai"].default = Fault(status=503)
-    for provider in providers.values():
-        await provider.start()
-    urls = {name: provider.url for name, provider in providers.items()}
-    loaded = load_text(CONFIG.format(data_port=data_port, admin_port=admin_port, **urls), "demo", {})
-    if loaded.config is None:
-        raise AssertionError("; ".join(map(str, loaded.errors)))
-    app = App(loaded.config)
-    try:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, app.stop)
-        await app.start()
-        assert app.listeners is not None
-        print(
-            SAID.format(
-                version=app.status()["version"],
-                data_port=app.listeners.data_port,
-                admin_port=app.listeners.admin_port,
-                **urls,
-            ),
-            file=sys.stdout,
-            flush=True,
-        )
-        await app.until_stopped()
-    finally:
-        await app.close()
-        for provider in providers.values():
+class World:
+    """Four fake providers, running while the context lasts."""
+
+    def __init__(self) -> None:
+        self._providers = {
+            "openai": FakeProvider(name="openai", dialect="openai", keep_log=False),
+            "backup": FakeProvider(name="backup", dialect="openai", keep_log=False),
+            "anthropic": FakeProvider(name="anthropic", dialect="anthropic", keep_log=False),
+            "google": FakeProvider(name="google", dialect="gemini", keep_log=False),
+        }
+        self._providers["openai"].default = Fault(status=503)
+
+    async def __aenter__(self) -> Self:
+        for provider in self._providers.values():
+            await provider.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for provider in self._providers.values():
             await provider.stop()
-    return 0
+
+    @property
+    def _urls(self) -> dict[str, str]:
+        return {name: provider.url for name, provider in self._providers.items()}
+
+    def config(self, data_port: int, admin_port: int) -> str:
+        """The YAML that routes to the providers; a port of 0 takes a free one."""
+        return CONFIG.format(data_port=data_port, admin_port=admin_port, **self._urls)
+
+    def said(self, version: str, data_port: int, admin_port: int) -> str:
+        """What a newcomer is told once the ports are bound."""
+        return SAID.format(version=version, data_port=data_port, admin_port=admin_port, **self._urls)

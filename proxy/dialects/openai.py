@@ -61,8 +61,10 @@ class ChatReader(JsonEvents):
         """An error beside choices is one only in streams (OpenRouter); a unary answer with choices answers."""
         found = super().fault_in(event)
         choices = event.get("choices")
-        if found is not None and isinstance(choices, list) and any(
-            isinstance(c, Mapping) and speaks(c.get("message")) for c in choices
+        if (
+            found is not None
+            and isinstance(choices, list)
+            and any(isinstance(c, Mapping) and speaks(c.get("message")) for c in choices)
         ):
             return None
         return found

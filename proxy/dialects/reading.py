@@ -1,8 +1,8 @@
 """How an answer is judged while it arrives: what is content, what is an error, what is the end.
 
-A `Reader` reads one answer of one dialect. Before the first content every event is parsed; afterwards `scan` looks for a
-few byte patterns only. The patterns cannot occur inside a JSON string, where every quote is preceded by a backslash, so
-what looks like the key ``"finish_reason":"`` is one.
+A `Reader` reads one answer of one dialect. Before the first content every event is parsed; afterwards `scan` looks for
+a few byte patterns only. The patterns cannot occur inside a JSON string, where every quote is preceded by a backslash,
+so what looks like the key ``"finish_reason":"`` is one.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Reader(Protocol):
     def scan(self, piece: bytes) -> int:
         """Cheap look at whole events after the first content.
 
-        Returns how many bytes of `piece` may be forwarded: all of it, or up to the event that carries an error, which is
-        then in `error`.
+        Returns how many bytes of `piece` may be forwarded: all of it, or up to the event that carries an error, which
+        is then in `error`.
         """
 
     @property

@@ -28,7 +28,7 @@ class ResponsesReader(JsonEvents):
         b'"type":"response.incomplete"',
         b'"type": "response.incomplete"',
     )
-    DONES = ("event: response.completed".encode(), "event: response.incomplete".encode())
+    DONES = (b"event: response.completed", b"event: response.incomplete")
 
     __slots__ = ()
 
@@ -39,7 +39,9 @@ class ResponsesReader(JsonEvents):
             return Verdict.CONTENT
         item = event.get("item")
         if kind in ("response.output_item.added", "response.output_item.done") and isinstance(item, Mapping):
-            silent = item.get("type") in ("message", "reasoning") and not item.get("content") and not item.get("summary")
+            silent = (
+                item.get("type") in ("message", "reasoning") and not item.get("content") and not item.get("summary")
+            )
             return Verdict.HOLD if silent else Verdict.CONTENT
         response = event.get("response")
         if kind in _ENDED and isinstance(response, Mapping):

@@ -1,7 +1,7 @@
 """Server-sent events as bytes (`providers.md` 1.1).
 
-Lines end with LF, CR LF or CR; a blank line ends an event. Nothing is decoded per network piece, because a piece may end
-inside a character or inside a CR LF, and nothing is split with `str.splitlines`, which also splits on U+2028.
+Lines end with LF, CR LF or CR; a blank line ends an event. Nothing is decoded per network piece, because a piece may
+end inside a character or inside a CR LF, and nothing is split with `str.splitlines`, which also splits on U+2028.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ def next_event(buffer: bytes, start: int = 0) -> int:
 
 def whole_events(buffer: bytes) -> int:
     """Offset just behind the last whole event of `buffer`; 0 when none is complete."""
-    if buffer.endswith(b"\n\n") or buffer.endswith(b"\r\n\r\n"):
+    if buffer.endswith((b"\n\n", b"\r\n\r\n")):
         return len(buffer)
     ends = max(buffer.rfind(b"\n\n") + 2, buffer.rfind(b"\r\n\r\n") + 4, buffer.rfind(b"\r\r") + 2)
     return ends if ends >= 4 or (ends >= 2 and _END.search(buffer)) else 0
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The event's data: its ``data:`` lines joined with LF, one leading space dropped. None: it has none (a comment)."""
+    """The event's data: its ``data:`` lines joined with LF, one leading space dropped. None: it has none (a
+    comment)."""
     if event.startswith(b"data: ") and event.find(b"\n", 0, -2) == -1 and b"\r" not in event:
         return event[6:].rstrip(b"\n")
     lines = []

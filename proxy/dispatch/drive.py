@@ -45,6 +45,8 @@ from proxy.upstream.call import NEVER, Call
 from proxy.upstream.pump import Asked, Pump
 from proxy.upstream.session import Upstream, Upstreams
 
+STREAM_HEADERS: Final = [("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"), ("Incremental", "?1")]
+STREAM_NAMES: Final = frozenset({"cache-control", "x-accel-buffering", "incremental"})
 IDENTITY: Final = b"Accept-Encoding: identity\r\n"
 
 
@@ -70,6 +72,7 @@ class Drive:
         "_asked",
         "_bodies",
         "_committed",
+        "_crash",
         "_finished",
         "_first_sent",
         "_given_up",
@@ -132,6 +135,7 @@ class Drive:
         self._waiter: asyncio.Future[None] | None = None
         self._committed: Pump | None = None
         self._given_up: GiveUp | None = None
+        self._crash: Exception | None = None
         self._left = False
         self._finished = False
         self._first_sent: float | None = None
@@ -168,6 +172,8 @@ class Drive:
             await self._waiter
         finally:
             self._waiter = None
+        if self._crash is not None:
+            raise self._crash
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -200,6 +206,11 @@ class Drive:
     def _feed(self, event: Input) -> None:
         self._obey(self._machine.step(event, self._room.clock()))
         self._arm()
+
+    def crashed(self, error: Exception) -> None:
+        """A fault of ours inside a callback: the request's task must learn of it, or its caller would wait for ever."""
+        self._crash = error
+        self._wake()
 
     def _obey(self, commands: list[Command]) -> None:
         for command in commands:
@@ -338,6 +349,8 @@ class Drive:
         if pump is self._committed:
             if pump.out_size > self._plan.stream.buffer_bytes // 2 and pump.call is not None:
                 pump.call.hold()
+            if pump.is_complete():
+                self._arm()  # from here on it has only seconds to end by itself
             self._wake()
         elif self._committed is not None:
             pump.out.clear()  # a loser that was let run: only its time is wanted
@@ -348,7 +361,8 @@ class Drive:
     # The one timer ----------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Keep the timer at or before the earliest due time; one that is early costs a look, one that is late is a bug."""
+        """Keep the timer at or before the earliest due time; one that is early costs a look, one that is late is a
+        bug."""
         at = NEVER
         for timer_at in self._timers.values():
             if timer_at < at:
@@ -375,6 +389,12 @@ class Drive:
     def _ring(self) -> None:
         self._handle = None
         self._handle_at = NEVER
+        try:
+            self._look()
+        except Exception as error:  # the border of a request: see `crashed`
+            self.crashed(error)
+
+    def _look(self) -> None:
         now = self._room.clock()
         for timer, at in list(self._timers.items()):
             if at <= now and self._timers.get(timer) == at:
@@ -417,8 +437,8 @@ class Drive:
             return
         sink, settings = self._sink, self._plan.stream
         if self._asked == "stream":
-            headers += [("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"), ("Incremental", "?1")]
-            headers = [h for i, h in enumerate(headers) if h[0].lower() != "cache-control" or i == len(headers) - 3]
+            headers = [header for header in headers if header[0].lower() not in STREAM_NAMES]
+            headers += STREAM_HEADERS
         sink.pace(write_timeout_s=settings.write_timeout_s, buffer_bytes=settings.buffer_bytes // 2)
         await sink.begin(pump.status, headers)
         call = pump.call
@@ -502,7 +522,9 @@ class Drive:
             result=self._result(),
             status=self._status,
             total_ms=(now - started) * 1000,
-            first_content_ms=None if self._first_sent is None or winner is None else (self._first_sent - started) * 1000,
+            first_content_ms=None
+            if self._first_sent is None or winner is None
+            else (self._first_sent - started) * 1000,
             attempts=attempts,
             served_by=served.provider if served is not None else "",
             served_model=served.model if served is not None else "",

@@ -161,8 +161,8 @@ def fingerprint(key: str, secret: bytes) -> str:
 def parse_body(body: bytes) -> Mapping[str, Any]:
     """The JSON object of a request body; `Refusal` 400 when it is none.
 
-    orjson is stricter than some providers (NaN, lone surrogates, a byte order mark); what only it refuses is read by the
-    standard library, because the bytes are forwarded as they came and the provider may well take them.
+    orjson is stricter than some providers (NaN, lone surrogates, a byte order mark); what only it refuses is read by
+    the standard library, because the bytes are forwarded as they came and the provider may well take them.
     """
     try:
         parsed = orjson.loads(body)

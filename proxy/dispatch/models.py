@@ -21,7 +21,12 @@ def listing(config: Config, path: str, anthropic: bool) -> dict[str, Any] | None
         data = [_entry(name, owner, anthropic) for name, owner in entries.items()]
         if anthropic:
             ids = [entry["id"] for entry in data]
-            return {"data": data, "has_more": False, "first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+            return {
+                "data": data,
+                "has_more": False,
+                "first_id": ids[0] if ids else None,
+                "last_id": ids[-1] if ids else None,
+            }
         return {"object": "list", "data": data}
     owner = entries.get(wanted) or _owner(config, wanted)
     return _entry(wanted, owner, anthropic) if owner else None

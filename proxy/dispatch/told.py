@@ -166,9 +166,9 @@ def failure(
 ) -> tuple[int, Headers, bytes]:
     """The answer to a request that no target answered.
 
-    `upstream_error` is the status, body and headers of the attempt whose outcome was chosen, when it speaks the caller's
-    dialect. The caller's own fault after one attempt is passed on byte for byte; every other error keeps the provider's
-    status, code and message and gains the list of attempts.
+    `upstream_error` is the status, body and headers of the attempt whose outcome was chosen, when it speaks the
+    caller's dialect. The caller's own fault after one attempt is passed on byte for byte; every other error keeps the
+    provider's status, code and message and gains the list of attempts.
     """
     outcome = given_up.outcome
     headers = policy_headers(plan, machine, request_id, now)
@@ -201,7 +201,6 @@ def failure(
         message=outcome.message or f"the request ended with {outcome.name}",
         headers=headers,
         extra=extra,
-        request_id="" if upstream_error is None else "",
     )
 
 
@@ -255,7 +254,7 @@ def proxy_status(provider: str, outcome: Outcome) -> str:
 
 def broken(dialect: str, outcome: Outcome, error: Any, request_id: str) -> bytes:
     """The one error event that ends an interrupted stream (`providers.md` 8.3); no success marker follows it."""
-    status, kind, code = errors.ERRORS[dialect][outcome.cls if outcome.cls is not Class.CANCELLED else Class.TIMEOUT]
+    _status, kind, code = errors.ERRORS[dialect][outcome.cls if outcome.cls is not Class.CANCELLED else Class.TIMEOUT]
     if dialect == "anthropic":
         body = {"type": "error", "error": error or {"type": kind, "message": outcome.message}, "request_id": request_id}
         return b"event: error\ndata: " + orjson.dumps(body) + b"\n\n"

@@ -152,7 +152,6 @@ class Attempts:
         self._started = now if accepted_at is None else accepted_at
         self._deadline = self._started + self._plan.timeout_s
         self._cluster.hedges.on_request(self._plan.hedge.budget_percent)
-        self.hedge_armed = self._plan.hedge.enabled
         out: list[Command] = [SetTimer(Timer.DEADLINE, self._deadline)]
         if now >= self._deadline:
             return self._give_up(EXPIRED, now, out)
@@ -217,6 +216,7 @@ class Attempts:
         return self._chooser.primary_refusal or "circuit_open"
 
     def running(self) -> list[Attempt]:
+        """The attempts that have not ended."""
         return [a for a in self.attempts if a.outcome is None]
 
     # Content, commit, ends --------------------------------------------------------------------------------------------
@@ -332,9 +332,9 @@ class Attempts:
             if rule.attempts_s:
                 return self._listed(rule.attempts_s, rule.switch_after, rule.names, attempt)
             limit = rule.max_wait_s
-        elif outcome.should_retry is False:
-            return None
-        elif not retry.covers(cls, name) and not (outcome.should_retry and outcome.group in (Group.BAD, Group.LIMITED)):
+        elif outcome.should_retry is False or (
+            not retry.covers(cls, name) and not (outcome.should_retry and outcome.group in (Group.BAD, Group.LIMITED))
+        ):
             return None
         used = sum(1 for a in self.attempts if a.index == attempt.index and a.kind == "retry")
         if used >= attempt.candidate.retries:
@@ -449,13 +449,12 @@ class Attempts:
         latency, key = attempt.state.latency, self.facts.key
         if settings.enabled:
             watched = attempt.state.breaker.mark(now) is not Mark.NORMAL
-            delay: float | None = hedge.delay_s(
-                settings, latency.p(0.5, key, now), latency.p(0.95, key, now), watched
-            )
+            delay: float | None = hedge.delay_s(settings, latency.p(0.5, key, now), latency.p(0.95, key, now), watched)
         else:
             delay = hedge.rescue_s(settings, latency.p(0.99, key, now))
         if delay is not None:
             self._hedge_timer = True
+            self.hedge_armed = self.hedge_armed or settings.enabled
             out.append(SetTimer(Timer.HEDGE, now + delay))
 
     def _most_hedges(self) -> int:

@@ -254,8 +254,8 @@ class Chooser:
             state.limiter.release()
             if answer.reason == "excluded":
                 self._excluded.append(index)
-            # A breaker's refusal stands for the class that opened it as well: a fallback that is meant for server errors
-            # must not be cut off because there were so many of them that nobody asks any more.
+            # A breaker's refusal stands for the class that opened it as well: a fallback that is meant for server
+            # errors must not be cut off because there were so many of them that nobody asks any more.
             self._refused(index, "circuit_open", frozenset((Class.CIRCUIT_OPEN, state.last_bad)))
             return None
         if answer.warning:

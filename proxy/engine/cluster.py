@@ -89,6 +89,7 @@ class TargetState:
         return max(self.cooldown.remaining_s(now), self.credential_cooldown.remaining_s(now))
 
     def cooling_reason(self, now: float) -> Class:
+        """The class that set the longer of the two cool-downs."""
         longer = self.credential_cooldown
         if self.cooldown.remaining_s(now) >= longer.remaining_s(now):
             longer = self.cooldown
@@ -124,6 +125,7 @@ class Cluster:
         return found
 
     def states(self) -> list[TargetState]:
+        """Every target known at present."""
         return list(self._states.values())
 
     def _make(self, candidate: Candidate, now: float) -> TargetState:
@@ -156,11 +158,13 @@ class Cluster:
     # Effects of an attempt's life. Each is called exactly once per attempt by the engine.
 
     def dialled(self, state: TargetState, permit: Permit, key: LatencyKey, now: float) -> None:
+        """The attempt goes out."""
         state.inflight += 1
         state.used_at = now
         state.breaker.start(permit, now, state.latency.p(0.95, key, now))
 
     def content(self, state: TargetState, permit: Permit, key: LatencyKey, elapsed_s: float, now: float) -> None:
+        """The attempt has shown its first content, `elapsed_s` after it began."""
         state.breaker.first_content(permit, now)
         state.latency.observe(key, elapsed_s, now)
         state.load.observe(elapsed_s, now)

@@ -108,6 +108,7 @@ class RetryRule:
     """After so many attempts on one target the following ones go to the next."""
 
     def covers(self, cls: Class, name: str) -> bool:
+        """Whether an outcome of this class and full name is meant."""
         return cls.value in self.names or name in self.names
 
 
@@ -125,6 +126,7 @@ class Retry:
     max_told_wait_s: float = 3.0
 
     def covers(self, cls: Class, name: str) -> bool:
+        """Whether an outcome of this class and full name is meant."""
         return cls.value in self.retry_on or name in self.retry_on
 
 
@@ -174,4 +176,5 @@ class Plan:
     clamped: tuple[str, ...] = ()
     """``Header=value`` entries for ``X-Policy-Clamped``."""
     origins: tuple[tuple[str, str], ...] = ()
-    """(setting, origin) pairs for `explain`: `built-in`, `defaults`, `route chat`, `policy critical`, a header's name."""
+    """(setting, origin) pairs for `explain`: `built-in`, `defaults`, `route chat`, `policy critical`, a header's
+    name."""

@@ -1,7 +1,7 @@
 """Events out: frozen values, told to observers who cannot answer, cannot raise into us and cannot make us wait.
 
-An observer is a plain function that returns at once (a counter, an append to a bounded queue). What it raises is counted
-and dropped here, at the one border where that is allowed.
+An observer is a plain function that returns at once (a counter, an append to a bounded queue). What it raises is
+counted and dropped here, at the one border where that is allowed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Log lines: one JSON object each on stderr, UTC, written by a thread from a bounded queue.
 
-A full pipe must not stop the event loop, so a line that finds the queue full is dropped and counted. Requests that ended
-as they should are not logged at all; every retry, failover, error and truncated answer is, once, with its attempts.
-Prompts and keys never come here: records do not carry them.
+A full pipe must not stop the event loop, so a line that finds the queue full is dropped and counted. Requests that
+ended as they should are not logged at all; every retry, failover, error and truncated answer is, once, with its
+attempts. Prompts and keys never come here: records do not carry them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ class Log:
     """`write` never blocks. `format`: ``json`` or ``text``; `level`: the least that is written."""
 
     def __init__(
-        self, form: str = "json", level: str = "info", wall: Callable[[], float] | None = None, out: TextIO | None = None
+        self,
+        form: str = "json",
+        level: str = "info",
+        wall: Callable[[], float] | None = None,
+        out: TextIO | None = None,
     ) -> None:
         self._text = form == "text"
         self._least = LEVELS[level]
@@ -91,7 +95,9 @@ class Log:
             failover=event.failover_reason or None,
             status=event.status or None,
             dur_ms=round(event.total_ms, 1),
-            attempts=[f"{a.provider}/{a.model} {a.kind} {a.detail} {a.end_ms - a.start_ms:.0f}ms" for a in event.attempts],
+            attempts=[
+                f"{a.provider}/{a.model} {a.kind} {a.detail} {a.end_ms - a.start_ms:.0f}ms" for a in event.attempts
+            ],
         )
 
     def close(self, timeout_s: float = 1.0) -> None:

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from proxy import __version__
 from proxy.observe.record import AttemptRecord, RequestRecord
@@ -32,7 +32,8 @@ OUTCOMES: Final = (
     "truncated",
     "drained",
 )
-"""Values of the label ``outcome`` of ``outrider_requests_total``; created at start, because a sum over nothing is empty."""
+"""Values of the label ``outcome`` of ``outrider_requests_total``; created at start, because a sum over nothing is
+empty."""
 
 LABELS_MAX: Final = 1000
 """Distinct label sets per family; what comes later is counted under ``other``."""
@@ -167,7 +168,9 @@ class Metrics:
     def _attempt(self, attempt: AttemptRecord) -> None:
         model = self.model(attempt.model)
         self.attempts.add((attempt.provider, model, attempt.kind, attempt.outcome))
-        self.http_client.observe((attempt.provider, str(attempt.status or "")), (attempt.end_ms - attempt.start_ms) / 1000)
+        self.http_client.observe(
+            (attempt.provider, str(attempt.status or "")), (attempt.end_ms - attempt.start_ms) / 1000
+        )
         if attempt.first_content_ms is not None:
             self.attempt_first_content.observe((attempt.provider, model), attempt.first_content_ms / 1000)
 

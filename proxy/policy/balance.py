@@ -1,8 +1,8 @@
 """Order among targets of the same tier: `priority`, `weighted`, `adaptive`, `cheapest` (`resilience.md` 3.11).
 
 Health comes first (the engine leaves refused and slow targets out), load second. `adaptive` is two random choices by
-Peak-EWMA: a peak is taken at once, it decays with a time constant of 10 s, and a failure counts as at least 5 s, so that
-a target that fails fast attracts no traffic.
+Peak-EWMA: a peak is taken at once, it decays with a time constant of 10 s, and a failure counts as at least 5 s, so
+that a target that fails fast attracts no traffic.
 """
 
 from __future__ import annotations

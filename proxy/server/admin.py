@@ -89,7 +89,10 @@ class Admin:
         read: Mapping[str, Route] | None = None,
         dangerous: Mapping[str, Route] | None = None,
     ) -> None:
-        """`read` adds GET routes by path, `dangerous` adds POST routes that answer loopback peers only."""
+        """`read` adds GET routes by path, `dangerous` adds POST routes that answer loopback peers only.
+
+        A path that ends in a slash (``/targets/``) stands for everything below it.
+        """
         self._state = state
         self._metrics_lock = asyncio.Lock()
         self._read: dict[str, Route] = {
@@ -112,9 +115,9 @@ class Admin:
 
     async def _answer(self, inbound: Inbound, reply: Reply) -> tuple[int, Headers, bytes]:
         path = inbound.path
-        if (route := self._read.get(path)) is not None:
+        if (route := _find(self._read, path)) is not None:
             allowed: tuple[str, ...] = ("GET", "HEAD")
-        elif (route := self._dangerous.get(path)) is not None:
+        elif (route := _find(self._dangerous, path)) is not None:
             allowed = ("POST",)
         else:
             return problem("problem", 404, code="not_found", message=f"there is no {path} here")
@@ -159,6 +162,13 @@ class Admin:
 
 _NO_STORE: Final = ("Cache-Control", "no-store")
 _TEXT: Final[Headers] = [("Content-Type", "text/plain; charset=utf-8"), _NO_STORE]
+
+
+def _find(routes: Mapping[str, Route], path: str) -> Route | None:
+    route = routes.get(path)
+    if route is None and path.count("/") > 1:
+        route = routes.get(path[: path.index("/", 1) + 1])
+    return route
 
 
 def _guard(inbound: Inbound, reply: Reply) -> str:

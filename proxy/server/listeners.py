@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import TYPE_CHECKING, Final
 
 from proxy.server.protocol import DataServer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 1024
 """Connections the kernel holds until we accept them; a burst of 1,000 callers must not meet a refused connect."""
+ACCEPT_BATCH: Final = 16
+"""Connections accepted in one turn of the loop: a burst must not keep `/livez` waiting."""
 CANCEL_GRACE_S: Final = 0.5
 """How long cancelled requests have for their last words."""
 
@@ -106,16 +109,15 @@ def _port(servers: list[asyncio.Server]) -> int:
 
 
 async def _bind(factory: DataServer, host: str, port: int, name: str) -> list[asyncio.Server]:
-    loop = asyncio.get_running_loop()
     servers: list[asyncio.Server] = []
     try:
-        servers.append(await loop.create_server(factory, host, port, backlog=BACKLOG))
+        servers.append(await _listen(factory, host, port))
         port = port or _port(servers)
         if host in _BOTH:
             try:
-                servers.append(await loop.create_server(factory, _BOTH[host], port, backlog=BACKLOG))
+                servers.append(await _listen(factory, _BOTH[host], port))
             except OSError as exc:
-                if not _is_missing(exc):
+                if exc.errno not in _NO_SUCH_ADDRESS:
                     host = _BOTH[host]
                     raise
     except OSError as exc:
@@ -125,11 +127,24 @@ async def _bind(factory: DataServer, host: str, port: int, name: str) -> list[as
     return servers
 
 
-def _is_missing(exc: OSError) -> bool:
-    """No such address family or address on this machine; asyncio puts the number into text when it tried several."""
-    if isinstance(exc, BindError) or exc.errno == errno.EADDRINUSE:
-        return False
-    return exc.errno in _NO_SUCH_ADDRESS or "assign requested address" in str(exc) or exc.errno is None
+async def _listen(factory: DataServer, host: str, port: int) -> asyncio.Server:
+    """One listening socket. A name that resolves to several addresses gives the first."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        # asyncio takes this number for the queue and also for how many it accepts in one turn of the loop.
+        server = await loop.create_server(factory, sock=sock, backlog=ACCEPT_BATCH)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return server
 
 
 def _advice(exc: OSError, host: str, port: int, name: str) -> str:

@@ -326,6 +326,10 @@ class Connection(RequestHandler):
 
     def _after_partial_head(self, data: bytes) -> None:
         """A head has begun and is not complete: the clock runs, and its bytes are counted."""
+        if self._buffer_paused:
+            # The parser has stopped because enough requests wait: these are whole requests, not parts of one.
+            self._clean = False
+            return
         self._partial_size += len(data)
         if self._partial_size > self.server.max_header_bytes + MAX_TARGET_BYTES:
             self._queue_error(_ErrInfo(status=431, exc=LineTooLong(b"", 0), message="head too large"))

@@ -1,8 +1,8 @@
 """One attempt on the wire: connect, send, receive, five clocks, and an honest end.
 
 A `Call` belongs to exactly one `Answer` (see `pump`), which reads what comes. The clocks (`resilience.md` 3.10) are
-numbers, not timers: `due` tells when the next one runs out and dispatch keeps one timer for the whole request, so that a
-chunk costs an assignment.
+numbers, not timers: `due` tells when the next one runs out and dispatch keeps one timer for the whole request, so that
+a chunk costs an assignment.
 
 The transparent resend lives here: a *reused* connection that dies before any response byte says nothing about the
 target, so the same bytes go out once more on a fresh connection, outside attempts, budget and breaker.
@@ -34,8 +34,12 @@ class Answer(Protocol):
     def end(self) -> None: ...
     def is_complete(self) -> bool:
         """All that matters has come, although the connection has not said so yet."""
+
     def cut(self, outcome: Outcome) -> None:
         """The attempt ended early with `outcome`."""
+
+    def crashed(self, error: Exception) -> None:
+        """A fault of ours while the answer was read."""
 
 
 class Call:
@@ -218,11 +222,17 @@ class Call:
 
     def on_head(self, status: int, headers: Headers) -> None:
         self.head_at = self.last_byte = self._clock()
-        self._answer.head(status, headers)
+        try:
+            self._answer.head(status, headers)
+        except Exception as error:  # the border between the transport and the request
+            self._answer.crashed(error)
 
     def on_data(self, data: bytes) -> None:
         self.last_byte = self._clock()
-        self._answer.data(data)
+        try:
+            self._answer.data(data)
+        except Exception as error:  # the border between the transport and the request
+            self._answer.crashed(error)
 
     def on_end(self) -> None:
         wire, self.wire = self.wire, None
@@ -231,7 +241,10 @@ class Call:
         self.ended = True
         if wire is not None:
             self._connector.give_back(wire)
-        self._answer.end()
+        try:
+            self._answer.end()
+        except Exception as error:  # the border between the transport and the request
+            self._answer.crashed(error)
 
     def on_fault(self, fault: str, detail: str) -> None:
         wire, self.wire = self.wire, None

@@ -1,8 +1,8 @@
 """Connections to one provider: a pool of idle wires, name look-up, TLS. The narrow seam to the network.
 
 Each provider has its own `Connector`, so a provider that hangs cannot exhaust what another needs. Name look-ups run in
-threads, one at a time per name, so that a resolver that does not answer for one provider holds one thread and nothing of
-the others (`lessons.md` S27).
+threads, one at a time per name, so that a resolver that does not answer for one provider holds one thread and nothing
+of the others (`lessons.md` S27).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import zlib
 from typing import Final
 
 BOMB_RATIO: Final = 200
-"""A body that grows more than this over what came is a bomb once it passes `BOMB_FREE` (deflate's own limit is 1032)."""
+"""A body that grows more than this over what came is a bomb once it passes `BOMB_FREE` (deflate's own limit is
+1032)."""
 BOMB_FREE: Final = 8 * 1024 * 1024
 
 

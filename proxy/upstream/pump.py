@@ -3,8 +3,8 @@
 Four readers of a response, chosen by what was asked and what came:
 
 * `Unary`: the whole body is the first content; it is checked (``200`` is not success) and sent on untouched.
-* `Stream`: events are parsed until the first content, which is the commit point; afterwards a cheap scan watches for the
-  end and for errors, and only whole events are sent on.
+* `Stream`: events are parsed until the first content, which is the commit point; afterwards a cheap scan watches for
+  the end and for errors, and only whole events are sent on.
 * `Raw`: passthrough; the first body byte of an answer is content.
 * `Refused`: status 400 and above, or a body that is no answer; read up to a limit and classified.
 
@@ -37,6 +37,7 @@ class Driver(Protocol):
     def full(self, n: int) -> None: ...
     def finished(self, n: int, outcome: Outcome) -> None: ...
     def readable(self, n: int) -> None: ...
+    def crashed(self, error: Exception) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Pump:
             return
         if status >= 300 or "text/html" in kind:
             self._kind = "refused"
-        elif "text/event-stream" in kind:
+        elif "text/event-stream" in kind or (mode == "stream" and "json" not in kind):
             self._kind = "stream"
             self.in_pieces = True
         if encoding not in ("", "identity"):
@@ -190,15 +191,19 @@ class Pump:
         else:
             self._finish(outcome)
 
+    def crashed(self, error: Exception) -> None:
+        """A fault of ours: the attempt is over, the request's task is told."""
+        self.over = True
+        if self.call is not None:
+            self.call.stop()
+        self._driver.crashed(error)
+
     # What dispatch asks -----------------------------------------------------------------------------------------------
 
     def take(self) -> bytes:
         """Everything that may be sent now."""
         out = self.out
-        if len(out) == 1:
-            piece = out[0]
-        else:
-            piece = b"".join(out)
+        piece = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self.out_size = 0
         return piece
@@ -312,7 +317,7 @@ class Pump:
 
     def _unary_end(self) -> None:
         reader = self.reader
-        if reader is None or 200 < self.status < 300 and not self.out:
+        if reader is None or (200 < self.status < 300 and not self.out):
             self._content()
             self._finish(OK)
             return

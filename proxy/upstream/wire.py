@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to a provider, push-style: bytes in, callbacks out.
 
-aiohttp's C response parser does the parsing; its client session is not used on the hot path. A pull-style client needs a
-task per attempt (somebody must await the response), and a task per attempt is what makes hedging and cancellation
+aiohttp's C response parser does the parsing; its client session is not used on the hot path. A pull-style client needs
+a task per attempt (somebody must await the response), and a task per attempt is what makes hedging and cancellation
 expensive. Here an attempt is an object that is told what arrives. See `docs/decisions/0003`.
 
 Nothing that an upstream sends is trusted: two lengths, both framings, an upgrade, an answer before the question, bytes

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("OUTRIDER_DATA") or ROOT.parent / "shared" / "data") / "http"
 LISTEN = Listen(head_timeout_s=0.25, body_timeout_s=0.25, keepalive_timeout_s=0.25)
 GET = b"GET /ordinary HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-MISPRINTED: frozenset[str] = frozenset()
+MISPRINTED = {"MAL-URL-OVERLONG-UTF8"}
+"""The corpus lost the bytes that matter, so that an ordinary request is left."""
 
 
 def corpus(name: str) -> list[dict[str, Any]]:
@@ -140,7 +141,9 @@ async def test_http11probe() -> None:
         expected = str(case["expected"]).lower()
         first = statuses(answer)[:1]
         served = bool(first) and first[0] < 300
-        strict = expected.startswith(("400", "`400`")) and "2xx" not in expected and "preferred" not in expected
+        strict = expected.startswith(("400", "`400`")) and not any(
+            word in expected for word in ("2xx", "preferred", "pass-through")
+        )
         if served and strict and case["id"] not in MISPRINTED:
             wrong.append((case["id"], expected, first))
         if not served and expected in ("2xx", "`2xx`", "2xx or close", "`2xx` with `date` header"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -389,6 +391,28 @@ def test_chaos_is_403_until_the_operator_enables_it() -> None:
     assert refused(("x-chaos", "nobody:error=503"), configured=enabled).param == "X-Chaos"
 
 
+def test_the_page_on_headers_names_all_of_them_and_quotes_errors_as_they_are() -> None:
+    page = (Path(__file__).parents[3] / "docs/headers.md").read_text(encoding="utf-8")
+    named = {name.lower() for name in re.findall(r"`(X-[A-Za-z-]+)", page)}
+    assert {*KNOWN, *ANSWER_ONLY} <= named
+    assert named <= {
+        *KNOWN,
+        *ANSWER_ONLY,
+        "x-provider-key-",
+        "x-provider-key-openai",
+        "x-provider-key-opnai",
+        "x-retry-stratgy",
+    }
+    said = {" ".join(quoted.split()) for quoted in re.findall(r"`(X-[^`]+)`", page)}
+    errors = {quoted for quoted in said if re.search(r": (must|unknown|the operator|chaos|\")", quoted)}
+    real = {message for _, _, message in SIMPLE + STRUCTURED} | {
+        'X-Max-Retries: the operator does not allow "retry" headers',
+        "X-Chaos: chaos is not enabled here",
+    }
+    assert len(errors) >= 12
+    assert errors <= real
+
+
 def test_repeated_headers_must_agree() -> None:
     assert read(("x-max-retries", "3"), ("x-max-retries", "3")).simple == {"retry.max_retries": 3}
     error = refused(("x-max-retries", "3"), ("x-max-retries", "4"))
@@ -608,6 +632,11 @@ def test_the_order_of_headers_means_nothing(pairs: list[tuple[str, str]]) -> Non
 @given(st.permutations([("x-cache", "?"), ("x-max-retries", "?"), ("x-policy", "?"), ("x-zzz", "?")]))
 def test_of_several_errors_always_the_same_is_told(pairs: list[tuple[str, str]]) -> None:
     assert refused(*pairs).param == "X-Policy"
+
+
+@given(st.permutations([("x-hedge-b", "1"), ("x-retry-a", "1"), ("x-circuit-c", "1")]))
+def test_of_several_unknown_headers_always_the_same_is_told(pairs: list[tuple[str, str]]) -> None:
+    assert refused(*pairs).param == "X-Circuit-C"
 
 
 JSONISH = st.recursive(

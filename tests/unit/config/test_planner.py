@@ -190,6 +190,14 @@ def test_a_target_named_twice_is_one_candidate_opened_by_both_triggers() -> None
     assert found.plan.candidates[1].trigger == {Class.TIMEOUT, Class.RATE_LIMIT}
 
 
+def test_a_target_with_less_output_is_a_candidate_of_its_own() -> None:
+    found = plan(None, failover({"fallbacks": [{"provider": "openai", "reduce_max_tokens": 0.5}]}))
+    assert [(c.name, c.output_share) for c in found.plan.candidates] == [
+        ("openai/gpt-4o", None),
+        ("openai/gpt-4o", 0.5),
+    ]
+
+
 def test_content_policy_fails_over_only_when_named() -> None:
     assert Class.CONTENT_POLICY not in plan().plan.candidates[0].trigger
     named = plan(None, failover({"fallbacks": [{"provider": "deepinfra", "trigger": "content_policy"}]}))
@@ -416,6 +424,13 @@ def test_hedging_by_header() -> None:
     assert plan().plan.hedge.rescue is True
 
 
+def test_the_limit_on_hedges_binds_headers_and_not_the_file() -> None:
+    hedging = {"hedging.enabled": True, "hedging.max_hedges": 3}
+    configured = config(defaults=hedging, limits=Limits(max_hedges=1))
+    assert plan(configured).plan.hedge.max_hedges == 3
+    assert plan(configured, ("x-request-hedging", "true")).plan.hedge.max_hedges == 1
+
+
 def test_the_hedge_order_leads_and_adds() -> None:
     value = {"providers": ["deepinfra/small", "deepinfra", "anthropic", "openai"], "delay_ms": 200}
     found = plan(None, ("x-hedge-config", json.dumps(value)))
@@ -465,6 +480,19 @@ def test_equal_requests_share_one_plan_and_different_ones_never_do() -> None:
     first = [planner.plan(**variant) for variant in variants]
     assert len({id(each) for each in first}) == len(variants)
     assert all(planner.plan(**variant) is each for variant, each in zip(variants, first, strict=True))
+
+
+def test_equal_headers_on_two_routes_keep_their_own_settings() -> None:
+    routes = tuple(
+        Route(name=name, paths=(f"/{name}",), targets=(RouteTarget(provider="openai"),), policy={"timeout_s": seconds})
+        for name, seconds in (("fast", 1.0), ("slow", 9.0))
+    )
+    planner = Planner(config(routes=routes), SECRET)
+    found = [
+        planner.plan(endpoint=Endpoint.CHAT, path=path, model="gpt-4o", control=(), stream=False).plan.timeout_s
+        for path in ("/fast", "/slow", "/fast")
+    ]
+    assert found == [1.0, 9.0, 1.0]
 
 
 def test_headers_in_another_order_give_an_equal_plan() -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -730,9 +733,9 @@ def test_plans_over_time(fault: Fault, on: list[bool]) -> None:
 
 
 async def test_S15_an_outage_ends_by_itself(provider: FakeProvider) -> None:
-    provider.outage(0.05)
+    provider.outage(0.3)
     assert await statuses(provider, 1) == [503]
-    until = asyncio.get_running_loop().time() + 0.06
+    until = asyncio.get_running_loop().time() + 0.31
     while (left := until - asyncio.get_running_loop().time()) > 0:
         await asyncio.sleep(left)
     assert await statuses(provider, 1) == [200]
@@ -896,3 +899,55 @@ async def test_it_runs_in_a_process_of_its_own() -> None:
         assert (await response.json())["content"][0]["text"] == TEXT
     process.terminate()
     assert await process.wait() == 0
+
+
+async def test_words_are_not_held_back_by_the_kernel(provider: FakeProvider) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", provider.port)
+    await provider.wait(lambda: provider.connections_open == 1)
+    (connection,) = provider._connections
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
+
+
+async def test_a_hook_that_fails_is_heard_at_the_stop() -> None:
+    def hook(attempt: Attempt) -> Fault | None:
+        raise LookupError(attempt.path)
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    with pytest.raises(LookupError, match="chat"):
+        async with FakeProvider(hook=hook) as provider:
+            assert not (await send(provider, request(chat()))).raw
+
+
+async def test_a_flood_behind_an_unanswered_request_is_cut_off(provider: FakeProvider) -> None:
+    provider.default = Fault.from_json({"silence_s": "forever"})
+    await send(provider, request(chat(), headers="") + b"x" * (1 << 20))
+    assert [a.ended for a in provider.attempts] == ["closed"]
+    assert provider.connections_in_use == 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+@pytest.mark.parametrize("cut", ["close", "reset"])
+async def test_S28_a_cut_under_tls_comes_after_its_words(tmp_path: Path, cut: str) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    making = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    making += ["-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=p", "-addext"]
+    subprocess.run([*making, "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    client = ssl.create_default_context(cafile=str(cert))
+    async with FakeProvider(ssl=server, pause_s=0) as provider:
+        provider.default = Fault.from_json({"cut_after_words": 40, "cut": cut})
+        raw = b""
+        session = aiohttp.ClientSession()
+        async with session, session.post(provider.url + CHAT, json=STREAM, ssl=client) as response:
+            parts = response.content.iter_any()
+            for _ in range(1000):
+                try:
+                    raw += await anext(parts)
+                except aiohttp.ClientError:
+                    break
+            else:
+                pytest.fail("the cut was not noticed")
+        assert Reply(raw=b"X\r\n\r\n" + raw).text == words(40)
+        assert [a.ended for a in provider.attempts] == ["reset" if cut == "reset" else "closed"]

@@ -126,7 +126,7 @@ def test_the_history_keeps_the_newest_1024() -> None:
     for serial in range(1, HISTORY + 11):
         evidence.ended(Permit(serial, 0), GOOD, float(serial))
     assert [p.serial for p in evidence.newest(3)] == [HISTORY + 8, HISTORY + 9, HISTORY + 10]
-    assert [p.serial for p in evidence.newest(5000)][0] == 11
+    assert next(p.serial for p in evidence.newest(5000)) == 11
     assert list(evidence.newest(0)) == []
     assert evidence.total == HISTORY + 10
 
@@ -169,7 +169,7 @@ def test_B8_outcomes_of_equal_time_may_come_in_any_order() -> None:
     for order in set(permutations([True, True, True, False, False])):
         counted = tally(CountRule(n=4, window_s=2.0))
         counted.weigh(9.0, True, False)
-        assert any([counted.weigh(10.0, bad, False) for bad in order])
+        assert any(counted.weigh(10.0, bad, False) for bad in order)
         sums = RateTally(RateRule(window="time", size=3, minimum_calls=100))
         sums.weigh(9.0, True, True)
         for bad in order:

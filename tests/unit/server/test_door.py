@@ -599,6 +599,30 @@ async def test_dangerous_routes_are_post_only_and_not_for_web_pages() -> None:
         assert operator.calls == ["quit", "drain"]
 
 
+async def test_more_admin_routes_can_be_given_and_are_guarded_alike() -> None:
+    seen: list[str] = []
+
+    async def force(inbound: Inbound) -> tuple[int, list[tuple[str, str]], bytes]:
+        seen.append(inbound.path)
+        return 200, [], b""
+
+    free = replace(LISTEN, data_port=0, admin_port=0, admin_host="127.0.0.1")
+    data = build_data_server(Echo(), free, time.monotonic, str, lambda _: None)
+    state = Operator().state()
+    admin = build_admin_server(
+        state, free, time.monotonic, str, lambda _: None, read={"/more": force}, dangerous={"/targets/": force}
+    )
+    listeners = await Listeners.open(data, admin, free)
+    try:
+        assert (await call(listeners.admin_port, "GET /more"))[0] == 200
+        assert (await call(listeners.admin_port, "POST /targets/openai/open"))[0] == 200
+        assert (await call(listeners.admin_port, "GET /targets/openai/open"))[0] == 405
+        assert (await call(listeners.admin_port, "POST /targets"))[0] == 404
+    finally:
+        await listeners.close()
+    assert seen == ["/more", "/targets/openai/open"]
+
+
 class Ends(asyncio.BaseTransport):
     def __init__(self, peer: Any, own: Any) -> None:
         super().__init__({"peername": peer, "sockname": own})

@@ -1,0 +1,210 @@
+"""The real process over real sockets: starts `outrider run` on a generated file and speaks HTTP with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(providers: dict[str, str], **over: Any) -> dict[str, Any]:
+    """A file over OpenAI-shaped providers, name to base URL, in chain order; `over` adds or replaces sections.
+
+    Policy T of the black-box checklist is the built-in default, so nothing else is stated.
+    """
+    made: dict[str, Any] = {
+        "version": 1,
+        "listen": {"data": {"host": "127.0.0.1", "port": 0}, "admin": {"host": "127.0.0.1", "port": 0}},
+        "providers": {
+            name: {"dialect": "openai", "base_url": f"{url}/v1", "api_key": f"sk-{name}-0123456789"}
+            for name, url in providers.items()
+        },
+        "store": {"path": ":memory:"},
+        "health": {"probe": "off"},
+    }
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(made.get(key), dict):
+            made[key] = {**made[key], **value}
+        else:
+            made[key] = value
+    return made
+
+
+class Sidecar:
+    """One running process; ``async with Sidecar(config({...}), tmp_path) as sidecar``."""
+
+    def __init__(self, tree: dict[str, Any], folder: Path, env: dict[str, str] | None = None) -> None:
+        self._tree = tree
+        self._folder = folder
+        self._env = env or {}
+        self.process: asyncio.subprocess.Process
+        self.data_port = 0
+        self.admin_port = 0
+        self.lines: list[dict[str, Any]] = []
+        """Every log line so far."""
+        self._reader: asyncio.Task[None] | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self.ready_s = 0.0
+        """Seconds from exec to the ready line."""
+
+    async def __aenter__(self) -> Self:
+        path = self._folder / "outrider.yaml"
+        path.write_text(yaml.safe_dump(self._tree, sort_keys=False))
+        started = time.monotonic()
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "proxy",
+            "run",
+            "--config",
+            str(path),
+            cwd=ROOT,
+            env={**os.environ, **self._env},
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            limit=1 << 20,
+        )
+        ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(ready))
+        async with asyncio.timeout(20):
+            line = await ready
+        self.ready_s = time.monotonic() - started
+        self.data_port, self.admin_port = line["data_port"], line["admin_port"]
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+        )
+        return self
+
+    async def _read(self, ready: asyncio.Future[dict[str, Any]]) -> None:
+        assert self.process.stderr is not None
+        raw: list[str] = []
+        async for line in self.process.stderr:
+            try:
+                parsed = json.loads(line)
+            except ValueError:
+                raw.append(line.decode(errors="replace"))
+                parsed = {"msg": "raw", "text": raw[-1]}
+            self.lines.append(parsed)
+            if parsed.get("msg") == "ready" and not ready.done():
+                ready.set_result(parsed)
+        if not ready.done():
+            ready.set_exception(AssertionError("the process ended before it was ready:\n" + "".join(raw)))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+        if self._reader is not None:
+            await self._reader
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.data_port}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        assert self._session is not None
+        return self._session
+
+    async def terminate(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+    async def chat(self, *, stream: bool = False, headers: dict[str, str] | None = None, **body: Any) -> Answer:
+        """One chat call, read to its end."""
+        sent = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Say the words."}], **body}
+        if stream:
+            sent["stream"] = True
+            sent.setdefault("stream_options", {"include_usage": True})
+        started = time.monotonic()
+        pieces: list[tuple[float, bytes]] = []
+        broken = ""
+        async with self.session.post(f"{self.url}/v1/chat/completions", json=sent, headers=headers) as response:
+            try:
+                async for piece in response.content.iter_any():
+                    pieces.append((time.monotonic() - started, piece))
+            except (aiohttp.ClientPayloadError, ConnectionError) as error:
+                broken = type(error).__name__
+            return Answer(response, pieces, broken, time.monotonic() - started)
+
+    async def status(self) -> dict[str, Any]:
+        async with self.session.get(f"{self.admin}/status") as response:
+            return await response.json()
+
+    async def metrics(self) -> dict[str, float]:
+        """Every sample by its name with labels."""
+        async with self.session.get(f"{self.admin}/metrics") as response:
+            text = await response.text()
+        rows = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in rows}
+
+
+class Answer:
+    """What a caller got."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, pieces: list[tuple[float, bytes]], broken: str, took_s: float
+    ) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.pieces = pieces
+        self.broken = broken
+        """Name of the client error when the body was cut; empty for a clean end."""
+        self.took_s = took_s
+        self.body = b"".join(piece for _, piece in pieces)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """Parsed data of every event; ``"[DONE]"`` stays a text. A data line that does not parse raises."""
+        out: list[Any] = []
+        for event in self.body.decode().split("\n\n"):
+            for line in event.split("\n"):
+                if line.startswith("data:"):
+                    data = line[5:].strip()
+                    out.append(data if data == "[DONE]" else json.loads(data))
+        return out
+
+    @property
+    def text(self) -> str:
+        """The words said, of a unary or a streamed answer."""
+        if self.body[:1] == b"{":
+            return str(self.json["choices"][0]["message"]["content"] or "")
+        chunks = [e for e in self.events if isinstance(e, dict)]
+        return "".join(c["delta"].get("content") or "" for e in chunks for c in e.get("choices", []))
+
+    @property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+    @property
+    def trace(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.headers["X-Failover-Trace"]))
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return dict(self.json["error"])
