@@ -49,8 +49,6 @@ class Effective:
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
-    base: Layer
-    """The sum of built-in, `defaults` and route alone: the base policy of the targets, which no request changes."""
     listed: tuple[tuple[str, str], ...]
     """`origins` as sorted pairs."""
     trigger: frozenset[Class]
@@ -118,11 +116,15 @@ def _implied(rung: Rung, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]
     return found
 
 
+def base(config: Config, route: Route | None) -> Layer:
+    """The sum of built-in, `defaults` and route: where the targets' base breaker policy comes from."""
+    values, _ = merge(rungs(config, route, Overrides()))
+    return values
+
+
 def climb(config: Config, route: Route | None, overrides: Overrides) -> Effective:
     """The effective settings of a request. Raises `HeaderError` (400) for ``custom`` without any rules."""
-    layers = rungs(config, route, overrides)
-    values, origins = merge(layers)
-    base, _ = merge([rung for rung in layers if rung.headers is None and not rung.origin.startswith("policy ")])
+    values, origins = merge(rungs(config, route, overrides))
     by = origins.get("retry.strategy", "")
     if values["retry.strategy"] == "custom" and not values["retry.rules"] and by.startswith("X-"):
         path = "strategy" if by == "X-Retry-Config" else ""
@@ -130,7 +132,6 @@ def climb(config: Config, route: Route | None, overrides: Overrides) -> Effectiv
     return Effective(
         values=values,
         origins=origins,
-        base=base,
         listed=tuple(sorted(origins.items())),
         trigger=classes(values["failover.on"]),
         timers=_timers(values, origins),

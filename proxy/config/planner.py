@@ -110,6 +110,9 @@ class Planner:
         most = max(1, config.limits.max_plans)
         self._config = config
         self._secret = secret
+        self._bases = {
+            None if route is None else route.name: ladder.base(config, route) for route in (None, *config.routes)
+        }
         self._plans: Lru[tuple[object, ...], Planned] = Lru(most)
         self._overrides: Lru[Control, Overrides] = Lru(most)
         self._effective: Lru[tuple[str | None, Control], Effective] = Lru(most)
@@ -174,7 +177,7 @@ class Planner:
             trigger=effective.trigger,
             retries=effective.values["retry.max_retries"],
             retries_stated=effective.retries_stated(),
-            base=effective.base,
+            base=self._bases[None if route is None else route.name],
             keys=overrides.keys,
             caller_key=caller_key,
         )

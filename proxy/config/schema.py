@@ -83,7 +83,8 @@ Failures = Annotated[
 def _key(default: Any, description: str, **bounds: Any) -> Any:
     """A key with its default; lists are copied for every file."""
     if isinstance(default, list | dict):
-        return Field(default_factory=default.copy, description=description, **bounds)
+        shown: dict[str, Any] = {"default": default}
+        return Field(default_factory=default.copy, description=description, json_schema_extra=shown, **bounds)
     return Field(default, description=description, **bounds)
 
 
@@ -94,7 +95,8 @@ def _section(cls: type[Section], description: str) -> Any:
 class Section(BaseModel):
     """A mapping with known keys. One without content (all its lines commented out) is an empty one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Deferred: of forty classes only two are ever asked to validate by themselves.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -25,12 +25,14 @@ CHECK_EVERY_S: Final = 1.0
 """A key file is looked at no more often than this."""
 MAX_FILE_BYTES: Final = 16 * 1024
 """A larger key file counts as unreadable; the longest keys in use, signed tokens, have some 4 KiB."""
+MAX_REFERENCES: Final = 64
+"""References in one value; variables may be large."""
 LITERAL: Final = "(literal)"
 """The reference of a key that stands in the open."""
 
 _NOT_SETTINGS: Final = re.compile(r"OUTRIDER_(?:SERVICE_.*|PORT(?:_.*)?|CONFIG|DATA|BENCH_.*)")
 """What Kubernetes sets for a Service named outrider, and variables with another meaning."""
-_REFERENCE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
+_REFERENCE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-((?:[^}$]|\$(?!\{))*+))?\}|\$\{")
 _SENDABLE: Final = re.compile(r"[!-~]+")
 
 
@@ -214,8 +216,11 @@ def expand_node(node: Node, loc: Loc, env: Mapping[str, str]) -> str:
         return ""
     if is_secret(loc) and node.text:
         node.plain = False  # a key of digits is a key, not a number
-    if "${" not in node.text:
+    count = node.text.count("${")
+    if not count:
         return ""
+    if count > MAX_REFERENCES:
+        return f"holds more than {MAX_REFERENCES} references"
     got = expand(node.text, env)
     node.written, node.variables, node.text = node.text, got.names, got.text
     if got.malformed:
@@ -223,7 +228,7 @@ def expand_node(node: Node, loc: Loc, env: Mapping[str, str]) -> str:
     if loc[:1] == ("providers",) and is_secret(loc) and (got.missing or not got.text.strip()):
         name = (got.missing or got.names or ("",))[0]
         node.missing = f"${{{name}}} is {'not set' if got.missing else 'empty'}"
-        node.text = node.written
+        node.text = "/missing"  # a value that the schema takes, as a key and as a path; it is never used
     elif got.missing:
         listed = " and ".join(f"${{{name}}}" for name in dict.fromkeys(got.missing))
         return f"{listed} is not set; a default is written ${{NAME:-default}}"

@@ -175,7 +175,7 @@ SECONDS, SECONDS_OR_0 = number(0.001, DAY_S, " seconds"), number(0, DAY_S, " sec
 MILLIS, LONG_MILLIS = whole(0, 60_000, " milliseconds"), whole(0, 600_000, " milliseconds")
 TOKENS = whole(1, 1_000_000_000, " tokens")
 HOST = text("an IP address or a host name", r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}|::[A-Fa-f0-9.:]{0,40}")
-_FILE: Final = {"type": "string", "pattern": "^/"}
+_FILE: Final = {"type": "string", "pattern": "^/", "description": "Absolute path of a file that holds it."}
 SECRET = Rule(
     "must be text without spaces such as ${NAME}, or {file: /absolute/path}",
     _secret,

@@ -18,8 +18,13 @@ listen:
   data: {{host: 127.0.0.1, port: {data_port}}}
   admin: {{host: 127.0.0.1, port: {admin_port}}}
 providers:
-  openai: {{dialect: openai, base_url: "{openai}/v1", api_key: demo-openai, region: us-east, models: {{"*":
-  passthrough}}}} backup:
+  openai:
+    dialect: openai
+    base_url: "{openai}/v1"
+    api_key: demo-openai
+    region: us-east
+    models: {{"*": passthrough}}
+  backup:
     dialect: openai
     base_url: "{backup}/v1"
     api_key: demo-backup

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from proxy.dialects.reading import JsonEvents, Verdict
 
-_LEGITIMATE: Final = frozenset({"max_tokens", "tool_use", "refusal", "pause_turn", "model_context_window_exceeded"})
+_LEGITIMATE: Final = frozenset(
+    {"max_tokens", "tool_use", "refusal", "pause_turn", "model_context_window_exceeded", "stop_sequence"}
+)
 """Stop reasons that make an answer without content legitimate."""
 _SPOKEN: Final = ("text", "thinking", "partial_json", "citation", "signature")
 

@@ -88,7 +88,7 @@ class EmbeddingsReader(ChatReader):
     def whole(self, body: bytes) -> str:
         """See `Reader`."""
         stripped = body.strip()
-        if b'"embedding"' in body and stripped[:1] == b"{" and stripped[-1:] == b"}":
+        if b'"embedding"' in body and b'"error"' not in body and stripped[:1] == b"{" and stripped[-1:] == b"}":
             self._done = True
             return ""
         return super().whole(body)

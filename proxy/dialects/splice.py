@@ -4,10 +4,14 @@ Same dialect means the caller's bytes reach the provider untouched; where the mo
 value changes. The value must be found with certainty: ``"model"`` also occurs in prompts and tool schemas. When the key
 occurs once in the whole body it is the top-level one; otherwise a small scanner walks the object by its quotes and
 brackets, jumping over strings with `bytes.find`, so that megabytes of base64 cost a memory scan.
+
+A key that is repeated is replaced at every place. Parsers disagree on which one counts (most take the last, some the
+first, some refuse), and none of them may read a value that we did not decide on.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -21,9 +25,10 @@ _SPACE: Final = b" \t\r\n"
 def replace(body: bytes, values: Mapping[str, Any]) -> bytes:
     """`body` with the top-level `values` set; keys it lacks are added. `body` must be a valid JSON object."""
     spans = _spans(body, set(values))
-    for key, (start, end) in sorted(spans.items(), key=lambda item: -item[1][0]):
+    for key, start, end in reversed(spans):
         body = body[:start] + orjson.dumps(values[key]) + body[end:]
-    missing = {key: value for key, value in values.items() if key not in spans}
+    found = {key for key, _, _ in spans}
+    missing = {key: value for key, value in values.items() if key not in found}
     if missing:
         opening = body.index(b"{") + 1
         rest = body[opening:]
@@ -32,12 +37,13 @@ def replace(body: bytes, values: Mapping[str, Any]) -> bytes:
     return body
 
 
-def _spans(body: bytes, keys: set[str]) -> dict[str, tuple[int, int]]:
-    """Start and end of the value of each top-level key; of repeated keys the last, as parsers take it."""
+def _spans(body: bytes, keys: set[str]) -> list[tuple[str, int, int]]:
+    """(key, start, end) of the value of every occurrence of the top-level keys, in order."""
     if len(keys) == 1:
-        once = _only_string(body, next(iter(keys)))
+        key = next(iter(keys))
+        once = _only_string(body, key)
         if once is not None:
-            return {next(iter(keys)): once}
+            return [(key, *once)]
     return _walk(body, keys)
 
 
@@ -92,8 +98,8 @@ def _string_end(body: bytes, start: int) -> int:
             return end + 1
 
 
-def _walk(body: bytes, keys: set[str]) -> dict[str, tuple[int, int]]:
-    spans: dict[str, tuple[int, int]] = {}
+def _walk(body: bytes, keys: set[str]) -> list[tuple[str, int, int]]:
+    spans: list[tuple[str, int, int]] = []
     depth, i, key, value_at, expect_key = 0, 0, "", -1, False
     while True:
         found = _STRUCTURE.search(body, i)
@@ -104,7 +110,7 @@ def _walk(body: bytes, keys: set[str]) -> dict[str, tuple[int, int]]:
         if mark == 0x22:
             i = _string_end(body, at)
             if depth == 1 and expect_key:
-                key, expect_key = orjson.loads(body[at:i]), False
+                key, expect_key = _name(body[at:i]), False
         elif mark == 0x3A and depth == 1 and value_at < 0:
             value_at = i
         elif mark in b"{[":
@@ -112,12 +118,19 @@ def _walk(body: bytes, keys: set[str]) -> dict[str, tuple[int, int]]:
             expect_key = expect_key or (depth == 1)
         elif (mark == 0x2C and depth == 1) or (mark in b"}]" and depth == 1):
             if key in keys and value_at >= 0:
-                spans[key] = _trim(body, value_at, at)
+                spans.append((key, *_trim(body, value_at, at)))
             key, value_at, expect_key = "", -1, True
             if mark != 0x2C:
                 return spans
         elif mark in b"}]":
             depth -= 1
+
+
+def _name(quoted: bytes) -> str:
+    """A key without quotes and escapes. A lone surrogate is kept: it is no reason to refuse the caller's body."""
+    if b"\\" not in quoted:
+        return quoted[1:-1].decode("utf-8", "replace")
+    return str(json.loads(quoted.decode("utf-8", "replace")))
 
 
 def _trim(body: bytes, start: int, end: int) -> tuple[int, int]:

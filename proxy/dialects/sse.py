@@ -23,15 +23,15 @@ def whole_events(buffer: bytes) -> int:
     """Offset just behind the last whole event of `buffer`; 0 when none is complete."""
     if buffer.endswith((b"\n\n", b"\r\n\r\n")):
         return len(buffer)
-    ends = max(buffer.rfind(b"\n\n") + 2, buffer.rfind(b"\r\n\r\n") + 4, buffer.rfind(b"\r\r") + 2)
-    return ends if ends >= 4 or (ends >= 2 and _END.search(buffer)) else 0
+    # Every blank line there can be ends in one of these three.
+    return max((at + len(end) for end in (b"\n\n", b"\n\r\n", b"\r\r") if (at := buffer.rfind(end)) >= 0), default=0)
 
 
 def data_of(event: bytes) -> bytes | None:
     """The event's data: its ``data:`` lines joined with LF, one leading space dropped. None: it has none (a
     comment)."""
-    if event.startswith(b"data: ") and event.find(b"\n", 0, -2) == -1 and b"\r" not in event:
-        return event[6:].rstrip(b"\n")
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
+        return event[6:-2]
     lines = []
     for line in _LINE.split(event):
         if line.startswith(b"data:"):

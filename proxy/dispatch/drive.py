@@ -326,6 +326,9 @@ class Drive:
 
     # What the pumps tell ----------------------------------------------------------------------------------------------
 
+    def sent(self, n: int) -> None:
+        self._arm()  # the clock of the connection has stopped, one that runs out earlier may have begun
+
     def opened(self, n: int) -> None:
         self._machine.step(Opened(n), self._room.clock())
 

@@ -60,7 +60,7 @@ def policy_headers(plan: Plan, machine: Attempts, request_id: str, now: float) -
         ("X-Attempts", str(len(attempts))),
         ("X-Retry-Count", str(retries)),
     ]
-    if len(attempts) != 1 or status is not State.CLOSED or machine.gave_up is not None:
+    if len(attempts) != 1 or attempts[0].index or status is not State.CLOSED or machine.gave_up is not None:
         wait = machine.primary_wait_s(now)
         if wait > 0.0:
             out.append(("X-Retry-After", str(max(1, ceil(wait)))))

@@ -56,6 +56,10 @@ SUPERSEDED: Final = Outcome(cls=Class.CANCELLED, sub="superseded")
 DOWNSTREAM: Final = Outcome(cls=Class.CANCELLED, sub="downstream")
 DRAIN: Final = Outcome(cls=Class.CANCELLED, sub="drain")
 DEADLINE: Final = Outcome(cls=Class.CANCELLED, sub="deadline")
+COOLING: Final = (Class.RATE_LIMIT, Class.MODEL_OVERLOADED)
+"""Failures that set the cool-down which their own retry then has to sit out."""
+MARGIN_S: Final = 0.001
+"""Sums of times differ in their last bit; a cool-down that ends at the timer's own instant is over."""
 EXPIRED: Final = Outcome(cls=Class.TIMEOUT, sub="total", message="the request's deadline passed before an answer")
 
 
@@ -119,7 +123,6 @@ class Attempts:
         "hedge_armed",
         "hedge_note",
         "hedges",
-        "waits_told",
     )
 
     def __init__(self, plan: Plan, cluster: Cluster, rng: Callable[[], float], facts: Facts) -> None:
@@ -143,7 +146,6 @@ class Attempts:
         self.hedge_armed = False
         self.hedge_note = ""
         """Why a hedge was not sent, for the trace."""
-        self.waits_told = 0
 
     # The two entrances ------------------------------------------------------------------------------------------------
 
@@ -261,13 +263,11 @@ class Attempts:
 
     def _ended(self, attempt: Attempt, outcome: Outcome, now: float, out: list[Command]) -> None:
         self._record(attempt, outcome, now)
-        if outcome.group is Group.GOOD:
-            if self.committed is None and not self.done:
-                self._commit(attempt, now, out)
-            if attempt is self.committed and self._plan.hedge.cancel_slower and len(self.attempts) > 1:
-                self._cancel_others(attempt, now, out)  # spares of `first-success` are no longer needed
-            return
+        if outcome.group is Group.GOOD and not self.done:
+            self._commit(attempt, now, out)
         if self.done:
+            if attempt is self.committed and self._plan.hedge.cancel_slower and len(self.attempts) > 1:
+                self._cancel_others(attempt, now, out)  # spares of `first-success`: well or badly, it is over
             return
         self._failures.append(attempt)
         if self.running():
@@ -314,6 +314,8 @@ class Attempts:
         state = attempt.state
         if now + wait + (state.latency.p(0.5, self.facts.key, now) or 0.0) >= self._deadline:
             return None
+        if max(state.cooling_s(now), state.breaker.retry_after_s(now, self._plan.overlay)) > wait + MARGIN_S:
+            return None  # it would be refused after the wait: no reason to begin it
         cost = RETRY_AFTER_TIMEOUT_COST if outcome.cls is Class.TIMEOUT else RETRY_COST
         if not state.budget.withdraw(cost, now):
             return None
@@ -330,7 +332,10 @@ class Attempts:
             if rule.immediate_failover:
                 return None
             if rule.attempts_s:
-                return self._listed(rule.attempts_s, rule.switch_after, rule.names, attempt)
+                listed = self._listed(rule.attempts_s, rule.switch_after, rule.names, attempt)
+                if listed is None:
+                    return None
+                return self._past_cooling(attempt, listed, max(listed, retry.max_told_wait_s), now)
             limit = rule.max_wait_s
         elif outcome.should_retry is False or (
             not retry.covers(cls, name) and not (outcome.should_retry and outcome.group in (Group.BAD, Group.LIMITED))
@@ -340,7 +345,7 @@ class Attempts:
         if used >= attempt.candidate.retries:
             return None
         if rule is not None and rule.wait_s is not None:
-            return None if limit is not None and rule.wait_s > limit else rule.wait_s
+            return self._past_cooling(attempt, rule.wait_s, limit, now)
         return self._told_or_backoff(attempt, outcome, limit, rule is None or rule.told, now)
 
     def _told_or_backoff(
@@ -351,16 +356,20 @@ class Attempts:
             if limit is not None and told > limit:
                 return None
             self._since_told[attempt.index] = 0
-            self.waits_told += 1
             return retry_after.sleep_s(told, self._rng) if told > 0.0 else 0.0
         n = self._since_told.get(attempt.index, 0)
         self._since_told[attempt.index] = n + 1
         wait = backoff.delay_s(self._plan.retry.backoff, n, self._previous_wait(attempt), self._rng)
         if outcome.cls is Class.RATE_LIMIT:
-            wait = max(wait, attempt.state.cooling_s(now))
-            if limit is not None and wait > limit:
-                return None
+            return self._past_cooling(attempt, wait, limit, now)
         return wait
+
+    def _past_cooling(self, attempt: Attempt, wait: float, limit: float | None, now: float) -> float | None:
+        """The later of `wait` and the cool-down, within which a limited target is not asked; None: too long."""
+        cooling = attempt.state.cooling_s(now)
+        if cooling > wait and attempt.outcome is not None and attempt.outcome.cls in COOLING:
+            wait = cooling + MARGIN_S
+        return None if limit is not None and wait > limit else wait
 
     def _previous_wait(self, attempt: Attempt) -> float | None:
         """Length of the wait before this attempt, for the decorrelated schedule; None before the first retry."""
@@ -372,10 +381,11 @@ class Attempts:
     ) -> float | None:
         """`attempts` of a custom rule: one list of delays over all targets, `switch_after` of them on each."""
         hits = [a for a in self._failures if a.outcome and (a.outcome.cls.value in names or a.outcome.name in names)]
+        cls = Class.TIMEOUT if attempt.outcome is None else attempt.outcome.cls
         if len(hits) > len(delays_s):
             return None
         here = sum(1 for a in hits if a.index == attempt.index)
-        if switch_after is not None and here >= switch_after and self._chooser.has_next(attempt.index):
+        if switch_after is not None and here >= switch_after and self._chooser.has_next(attempt.index, cls):
             return None
         return delays_s[len(hits) - 1]
 
@@ -464,9 +474,11 @@ class Attempts:
         return 1 if settings.rescue and settings.rescue_after_s > 0.0 else 0
 
     def _hedge(self, now: float, out: list[Command]) -> None:
+        if not self._hedge_timer or now >= self._deadline:
+            return
         self._hedge_timer = False
         running = self.running()
-        if self.done or not running or any(a.content_at is not None for a in running):
+        if not running or any(a.content_at is not None for a in running):
             return
         if self.hedges >= self._most_hedges() or len(self.attempts) >= self._plan.max_attempts:
             return
@@ -552,7 +564,9 @@ class Attempts:
         self._stop_waiting(now, out)
         told: float | None = None
         if outcome is None:
-            outcome = best_failure([a.outcome for a in self._failures if a.outcome is not None])
+            # By place in the chain, not by time: which of two hedged attempts failed first is chance.
+            failed = sorted(self._failures, key=lambda a: (a.index, a.n))
+            outcome = best_failure([a.outcome for a in failed if a.outcome is not None])
             told = self._chooser.soonest_s(now)
             if outcome is None:
                 outcome = self._chooser.refusal(now)

@@ -154,10 +154,10 @@ class Chooser:
         """There is no second target to hedge with or to fail over to."""
         return len(self._order) <= 1
 
-    def has_next(self, index: int) -> bool:
-        """Whether a target other than `index` is untried and open to a timeout of this one."""
+    def has_next(self, index: int, cls: Class = Class.TIMEOUT) -> bool:
+        """Whether a target other than `index` is untried and open to a failure of class `cls` of this one."""
         candidates = self._plan.candidates
-        return any(i not in self._taken and i != index and Class.TIMEOUT in candidates[i].trigger for i in self._order)
+        return any(i not in self._taken and i != index and cls in candidates[i].trigger for i in self._order)
 
     def next(self, failure: Outcome | None, deadline: float, now: float) -> Chosen | None:
         """The first untried candidate that the latest failure may go to and that admits the request."""
@@ -284,8 +284,7 @@ class Chooser:
         if all(state.breaker.mark(now) is not Mark.NORMAL for state in states):
             self.hedge_refusal = "overload"
             return None
-        order = self._plan.hedge_order or self._order
-        for index in order:
+        for index in self._plan.hedge_order or self._others_first(running):
             candidate = self._plan.candidates[index]
             if index in running or index in self._taken or Class.TIMEOUT not in candidate.trigger:
                 continue
@@ -297,6 +296,12 @@ class Chooser:
                 self.hedge_refusal = ""
                 return chosen
         return None
+
+    def _others_first(self, running: set[int]) -> list[int]:
+        """The chain with other providers than those at work in front: what slows one model may slow its neighbour."""
+        candidates = self._plan.candidates
+        busy = {candidates[i].target.provider for i in running}
+        return sorted(self._order, key=lambda i: candidates[i].target.provider in busy)
 
     # The end ----------------------------------------------------------------------------------------------------------
 

@@ -211,7 +211,7 @@ class Cluster:
         elif cls in (Class.QUOTA_EXCEEDED, Class.AUTH, Class.PERMISSION, Class.MODEL_NOT_FOUND):
             if cls is not Class.QUOTA_EXCEEDED and state.target.credential:
                 return  # the caller's own key: the caller hears of it each time and may mend it at any moment
-            whole = outcome.per_credential or cls in (Class.AUTH, Class.QUOTA_EXCEEDED)
+            whole = outcome.per_credential or cls is Class.AUTH
             cooldown = state.credential_cooldown if whole else state.cooldown
             before = cooldown.remaining_s(now)
             until = cooldown.out(now, OUT_S if outcome.told_wait_s is None else outcome.told_wait_s, cls.value)

@@ -8,8 +8,8 @@ where `monitor_latency` says so, because it must not take away an application's 
 There are no timers. Everything that falls due by time alone (an attempt passes its slow line, a lease expires, a forced
 state ends) is done at the start of the next call, in order of the moments it fell due and with those moments as its
 times. `_due` holds a time before which nothing can be due, so that the ordinary call pays one comparison for all this.
-When it has come, the attempts that wait for their first content are looked through; each leaves that list when it is
-flagged, so the cost per attempt is bounded, and lines of different length (prompts differ) need no order.
+The moments at which attempts pass their lines lie in a heap, because prompts differ and with them the lines. Attempts
+that got their content in time are dropped when their moment comes, or all at once when the heap has doubled.
 
 The policies of requests are circuits of their own over the same evidence (`overlay.py`). They share with the base one
 pool of leases. Should leases that mean nothing to the base fill the pool when the base needs one, the oldest of them is
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from heapq import heapify, heappop, heappush
 from operator import itemgetter
 from typing import Final, Literal
 
@@ -89,6 +90,8 @@ FORCED_WAIT_S: Final = 60.0
 """What callers are told to wait when a target is forced open without an end (chosen)."""
 _BUSY_WAIT_S: Final = 1.0
 """What they are told while all probes are out: an answer is near (chosen)."""
+_LINES_MIN: Final = 128
+_SLOW, _FAIL, _LATE, _EXPIRED, _UNFORCED = range(5)
 _OWNED: Final[Key] = (Class.TIMEOUT, "first_content", 0)
 
 
@@ -169,6 +172,8 @@ class Breaker:
         "_judging",
         "_last_probe_at",
         "_leases",
+        "_lines",
+        "_lines_max",
         "_now",
         "_on_change",
         "_plain",
@@ -179,7 +184,6 @@ class Breaker:
         "_store",
         "_tally",
         "_u",
-        "_waiting",
     )
 
     def __init__(
@@ -199,7 +203,8 @@ class Breaker:
         self._detectors = Detectors()
         self._store = Store()
         self._leases: dict[int, Lease] = {}
-        self._waiting: dict[Permit, None] = {}
+        self._lines: list[tuple[float, int, int, Permit]] = []
+        self._lines_max = _LINES_MIN
         self._due = INF
         self._capped = 0
         self._forced = Forced.NONE
@@ -425,15 +430,17 @@ class Breaker:
         permit.started_at = now
         self._evidence.running[permit] = None
         line_s = slow_line_s if self._slow_line_s is None else self._slow_line_s
-        due = INF
-        if line_s is not None and line_s > 0.0:
-            permit.slow_at = due = now + line_s
-        if self._fail_line_s is not None and now + self._fail_line_s < due:
-            due = now + self._fail_line_s
-        if due < INF:
-            self._waiting[permit] = None
-            if due < self._due:
-                self._due = due
+        if line_s is not None and 0.0 < line_s < INF:
+            permit.slow_at = at = now + line_s
+            heappush(self._lines, (at, _SLOW, permit.serial, permit))
+            if at < self._due:
+                self._due = at
+        if self._fail_line_s is not None:
+            at = now + self._fail_line_s
+            heappush(self._lines, (at, _FAIL, permit.serial, permit))
+            self._due = min(self._due, at)
+        if len(self._lines) > self._lines_max:
+            self._sweep()
         if permit.grant is not None:
             lease = self._leases.get(permit.serial)
             if lease is not None:
@@ -455,7 +462,6 @@ class Breaker:
         if now < permit.replied_at:
             permit.replied_at = now
             self._detectors.connects = 0
-        self._waiting.pop(permit, None)
         if permit.slow_at < INF and not permit.slow and self._counts(permit):
             slow = self._detectors.slow
             slow.good()
@@ -474,7 +480,6 @@ class Breaker:
             raise RuntimeError("an attempt ends once, and only if it was started")
         permit.ended_at = now
         self._evidence.running.pop(permit, None)
-        self._waiting.pop(permit, None)
         cls = outcome.cls
         key = (cls, outcome.sub, outcome.status)
         if cls is Class.CANCELLED and self._owned(permit, outcome, now, allowance_s):
@@ -549,34 +554,34 @@ class Breaker:
     def _advance(self, now: float) -> None:
         """Do what has fallen due, in order of time."""
         due: list[tuple[float, int, Callable[[float], None]]] = []
-        for permit in self._waiting:
-            due.append((INF if permit.slow else permit.slow_at, 0, partial(self._passed_slow, permit)))
-            due.append((self._fail_at(permit), 1, partial(self._passed_fail, permit)))
+        lines = self._lines
+        while lines and lines[0][0] <= now:
+            at, kind, _, permit = heappop(lines)
+            if permit.content_at == INF and permit.ended_at == INF:
+                due.append((at, kind, partial(self._passed_slow if kind == _SLOW else self._passed_fail, permit)))
         for serial, lease in self._leases.items():
-            due += [(lease.slow_at(c), 2, partial(self._probe_late, serial, c)) for c in lease.live()]
-            due.append((lease.expires, 3, partial(self._probe_expired, serial)))
-        due.append((self._forced_until, 4, partial(self._set_forced, Forced.NONE, INF)))
+            due += [(lease.slow_at(c), _LATE, partial(self._probe_late, serial, c)) for c in lease.live()]
+            due.append((lease.expires, _EXPIRED, partial(self._probe_expired, serial)))
+        due.append((self._forced_until, _UNFORCED, partial(self._set_forced, Forced.NONE, INF)))
         for at, _, act in sorted((entry for entry in due if entry[0] <= now), key=itemgetter(0, 1)):
             act(at)
         self._settle()
 
     def _settle(self) -> None:
-        """Forget the waiting attempts that are flagged, and find the next time at which something falls due."""
+        """Find the next time at which something may fall due."""
         due = self._forced_until
-        for permit in tuple(self._waiting):
-            at = min(INF if permit.slow else permit.slow_at, self._fail_at(permit))
-            if at == INF:
-                del self._waiting[permit]
-            due = min(due, at)
+        if self._lines:
+            due = min(due, self._lines[0][0])
         for lease in self._leases.values():
             due = min(due, lease.due())
         self._due = due
 
-    def _fail_at(self, permit: Permit) -> float:
-        """When an attempt becomes a failure by its age (count rule with `monitor_latency`); infinite: never."""
-        if permit.counted or self._fail_line_s is None:
-            return INF
-        return permit.started_at + self._fail_line_s
+    def _sweep(self) -> None:
+        """Drop the lines of attempts that have had their content or their end."""
+        lines = [line for line in self._lines if line[3].content_at == INF and line[3].ended_at == INF]
+        heapify(lines)
+        self._lines = lines
+        self._lines_max = max(_LINES_MIN, 2 * len(lines))
 
     def _passed_slow(self, permit: Permit, at: float) -> None:
         permit.slow = True
@@ -710,10 +715,13 @@ class Breaker:
         self._slow_line_s = None if counting else policy.line_s
         self._fail_line_s = policy.line_s if counting and policy.monitor else None
         running = self._evidence.running
-        self._waiting = {permit: None for permit in running if permit.content_at == INF}
+        self._lines = [(p.slow_at, _SLOW, p.serial, p) for p in running if not p.slow and p.slow_at < INF]
         for permit in (*self._evidence.history, *running):
             line = INF if self._fail_line_s is None else permit.started_at + self._fail_line_s
             permit.counted = permit.passed(line, self._now)
+            if not permit.counted and line < INF and permit.ended_at == INF:
+                self._lines.append((line, _FAIL, permit.serial, permit))
+        self._sweep()
         self._new_tally()
         self._settle()
 

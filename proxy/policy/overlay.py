@@ -396,20 +396,21 @@ class Entry(Circuit):
     def _events(self, fresh: int, now: float) -> list[tuple[float, int, Permit]]:
         """What happened since the last look. An event counts once: at its own time, whether its attempt still runs."""
         events: list[tuple[float, int, Permit]] = []
-        since = self._judged_at
+        since, policy = self._judged_at, self.policy
+        counting = isinstance(policy.rule, CountRule)  # then only failures matter
         depth = min(fresh, CUSUM_DEPTH if self._tally is None else HISTORY)
         for permit in (*self.evidence.newest(depth), *self.evidence.running):
             if permit.serial <= self.closed_serial:
                 continue
-            if since < permit.replied_at < INF:
+            line = line_at(policy, permit)
+            if permit.passed(line, now):
+                if since < line:
+                    events.append((line, _SLOW, permit))
+            elif since < permit.content_at < INF and not counting:
+                events.append((permit.content_at, _CONTENT, permit))
+            if since < permit.replied_at < INF and not counting:
                 events.append((permit.replied_at, _REPLIED, permit))
-            line = line_at(self.policy, permit)
-            if not permit.passed(line, now):
-                if since < permit.content_at < INF:
-                    events.append((permit.content_at, _CONTENT, permit))
-            elif since < line:
-                events.append((line, _SLOW, permit))
-            if permit.ended_at < INF:
+            if permit.ended_at < INF and not (counting and permit.key[0] is Class.OK):
                 events.append((permit.ended_at, _ENDED, permit))
         events.sort(key=itemgetter(0))
         return events

@@ -29,6 +29,9 @@ LINGER_S: Final = 2.0
 class Answer(Protocol):
     """Who makes sense of the response. Each method may call back into the call (`fail`, `finish`)."""
 
+    def sent(self) -> None:
+        """The request has gone out on a new connection: `Call.due` may be earlier now than it was."""
+
     def head(self, status: int, headers: Headers) -> None: ...
     def data(self, piece: bytes) -> None: ...
     def end(self) -> None: ...
@@ -140,6 +143,7 @@ class Call:
             self._connector.discard(wire)
         else:
             self._send(wire)
+            self._answer.sent()
 
     def _send(self, wire: Wire) -> None:
         self.wire = wire
@@ -166,9 +170,12 @@ class Call:
         """(monotonic time, sub-name of the timeout) of the clock that runs out next."""
         if self.ended or self.held:
             return NEVER, ""
-        if self.sent_at is None:
-            return self.opening_at + self._connect_s, "connect"
         content = self._first_content_s
+        if self.sent_at is None:
+            connect = self.opening_at + self._connect_s
+            if content is not None and self.started + content < connect:
+                return self.started + content, "first_content"
+            return connect, "connect"
         if self.content_at is not None:
             if self._answer.is_complete():
                 return self.last_byte + LINGER_S, "linger"

@@ -32,6 +32,7 @@ ERROR_BODY_MAX: Final = 64 * 1024
 class Driver(Protocol):
     """Who is told; attempts are known by their number."""
 
+    def sent(self, n: int) -> None: ...
     def opened(self, n: int) -> None: ...
     def content(self, n: int) -> None: ...
     def full(self, n: int) -> None: ...
@@ -102,6 +103,9 @@ class Pump:
         """Events that were not JSON and were left out."""
 
     # What the call tells ----------------------------------------------------------------------------------------------
+
+    def sent(self) -> None:
+        self._driver.sent(self._n)
 
     def head(self, status: int, headers: Headers) -> None:
         self.status = status

@@ -44,10 +44,12 @@ class Candidate:
     """False: a peer that may be missing or fail to start without failing the bench."""
 
 
-def relay(loop: str) -> Candidate:
+def relay(loop: str, *launcher: str) -> Candidate:
+    """The bare relay on one kind of event loop; `launcher` replaces the command that starts it, for the sampler."""
+
     def argv(port: int, mock: int, folder: Path) -> list[str]:
-        upstream = f"http://127.0.0.1:{mock}"
-        return [sys.executable, "-m", "tests.bench.relay", "--port", str(port), "--upstream", upstream, "--loop", loop]
+        command = launcher or (sys.executable, "-m", "tests.bench.relay")
+        return [*command, "--port", str(port), "--upstream", f"http://127.0.0.1:{mock}", "--loop", loop]
 
     return Candidate(name="relay" if loop == "uvloop" else f"relay/{loop}", argv=argv)
 
@@ -96,7 +98,7 @@ def envoy_peer() -> Candidate | None:
 
 
 def nginx_peer() -> Candidate | None:
-    """nginx from `OUTRIDER_BENCH_NGINX` or `PATH`: one worker, no log, no buffering, kept-alive upstream connections."""
+    """nginx from `OUTRIDER_BENCH_NGINX` or `PATH`: one worker, no log, no buffering, upstream kept alive."""
     binary = os.environ.get("OUTRIDER_BENCH_NGINX") or shutil.which("nginx")
     if not binary:
         return None
@@ -175,8 +177,12 @@ class Running:
     def cpu_s(self) -> float:
         return sum(cpu_seconds(pid) for pid in family(self.process.pid))
 
-    def rss_mib(self) -> float:
-        return sum(map(resident_mib, family(self.process.pid)))
+    def rss_mb(self) -> float:
+        return sum(map(resident_mb, family(self.process.pid)))
+
+    def tail(self) -> str:
+        """The end of what it printed."""
+        return self.output.read_text(errors="replace")[-2000:]
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL to this one process when it has not left after `STOP_LIMIT_S`."""
@@ -192,7 +198,6 @@ class Running:
 async def start(candidate: Candidate, mock: int, folder: Path, cores: Cores) -> Running:
     """Start `candidate` and wait for its first right answer. Raises `NotStarted`, with nothing left running."""
     port = free_port()
-    folder.mkdir(parents=True, exist_ok=True)
     argv = candidate.argv(port, mock, folder)
     output = folder / "output"
     with output.open("wb") as sink, cores.spawning():
@@ -221,17 +226,18 @@ async def start(candidate: Candidate, mock: int, folder: Path, cores: Cores) -> 
         await running.stop()
         raise
     await running.stop()
-    raise NotStarted(f"{candidate.name}: {why}\n{output.read_text(errors='replace')[-2000:]}")
+    raise NotStarted(f"{candidate.name}: {why}\n{running.tail()}")
 
 
 def cpu_seconds(pid: int) -> float:
     return time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED) / 1e9
 
 
-def resident_mib(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """Resident memory in units of 10^6 bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) * 1024 / 1e6
     return 0.0
 
 
@@ -240,5 +246,6 @@ def family(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
+            with contextlib.suppress(FileNotFoundError):  # A thread may end while we look.
+                found += map(int, (task / "children").read_text().split())
     return found

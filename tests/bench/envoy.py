@@ -67,9 +67,7 @@ def _listener(port: int) -> dict[str, Any]:
         stat_prefix="bench",
         stream_idle_timeout="30s",
         route_config={
-            "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
-            ]
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
         },
         http_filters=[{"name": "envoy.filters.http.router", "typed_config": _typed("filters.http.router.v3.Router")}],
     )
@@ -79,7 +77,11 @@ def _listener(port: int) -> dict[str, Any]:
 
 def _cluster(port: int) -> dict[str, Any]:
     endpoint = {"endpoint": {"address": _address(port)}}
-    limits = {"max_connections": CONNECTIONS_MAX, "max_pending_requests": CONNECTIONS_MAX, "max_requests": CONNECTIONS_MAX}
+    limits = {
+        "max_connections": CONNECTIONS_MAX,
+        "max_pending_requests": CONNECTIONS_MAX,
+        "max_requests": CONNECTIONS_MAX,
+    }
     return {
         "name": "mock",
         "type": "STATIC",

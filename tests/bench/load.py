@@ -13,6 +13,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import cast
 
 from tests.bench.upstream import answer
 
@@ -22,12 +23,12 @@ WRONG_MAX = 5
 """A run stops after so many wrong answers; one is enough to fail it."""
 
 PROMPT = (
-    "You are the support assistant of a shop for bicycle parts. Answer in the language of the question, keep to what the "
-    "context says, and ask for the order number when it is missing. Never promise a delivery date. "
+    "You are the support assistant of a shop for bicycle parts. Answer in the language of the question, keep to what "
+    "the context says, and ask for the order number when it is missing. Never promise a delivery date. "
 )
 QUESTION = (
-    "Context: order 48213, placed on Monday, paid by card, two items: a rear derailleur of eleven speeds and a chain of "
-    "116 links. The parcel left the warehouse yesterday at noon and the carrier has scanned it once since then. "
+    "Context: order 48213, placed on Monday, paid by card, two items: a rear derailleur of eleven speeds and a chain "
+    "of 116 links. The parcel left the warehouse yesterday at noon and the carrier has scanned it once since then. "
     "Question: where is my order, and may I still change the chain for one of twelve speeds before it arrives here? "
 )
 
@@ -93,8 +94,9 @@ class Run:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note_wrong(self, what: str) -> None:
-        self.wrong.append(what)
-        if len(self.wrong) >= WRONG_MAX:
+        if len(self.wrong) < WRONG_MAX:
+            self.wrong.append(what)
+        if len(self.wrong) == WRONG_MAX:
             self.done.set()
 
     def note_end(self) -> None:
@@ -125,8 +127,7 @@ class Caller(asyncio.Protocol):
         self._first = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -225,7 +226,7 @@ class Caller(asyncio.Protocol):
 
 def unchunked(data: bytes) -> bytes:
     """The body of a complete chunked message without trailers; what cannot be read becomes a body that fits nothing."""
-    parts = []
+    parts: list[bytes] = []
     at = 0
     try:
         while True:
@@ -256,7 +257,9 @@ class Callers:
             self._callers.append((await loop.create_connection(Caller, "127.0.0.1", self.port))[1])
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         for caller in self._callers:
             caller.close()
 

@@ -2,7 +2,8 @@
 
 `aiohttp.web.Server` and one `ClientSession`, nothing else: method, path, headers and body go up, status, headers and
 body come back as they arrive (`iter_any`). It has no router, no middleware, no retry, no limit, no log, and it is *not*
-a safe proxy: `Content-Length` is its only opinion about framing. What outrider costs beyond it is what reliability costs.
+a safe proxy: `Content-Length` is its only opinion about framing. What outrider costs beyond it is the price of
+reliability.
 
     python -m tests.bench.relay --port 9101 --upstream http://127.0.0.1:9100 --loop uvloop
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 
 import uvloop
 import yarl
@@ -81,11 +83,8 @@ def main() -> None:
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     asked = parser.parse_args()
     factory = uvloop.new_event_loop if asked.loop == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        try:
-            runner.run(relay(asked.port, asked.upstream))
-        except (web.GracefulExit, KeyboardInterrupt):
-            pass
+    with contextlib.suppress(web.GracefulExit, KeyboardInterrupt), asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(relay(asked.port, asked.upstream))
 
 
 if __name__ == "__main__":

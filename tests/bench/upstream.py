@@ -26,6 +26,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import uvloop
 
@@ -115,7 +116,9 @@ def _stream(model: str, contents: int, *, gap: int, ends: bool = True) -> Answer
     events = list(_events(model, contents))
     if not ends:
         events = events[:2]
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n{_COMMON}transfer-encoding: chunked\r\n"
+    head = (
+        f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n{_COMMON}transfer-encoding: chunked\r\n"
+    )
     writes = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
     writes[0] = head.encode() + b"\r\n" + writes[0]
     if ends:
@@ -208,8 +211,7 @@ class Connection(asyncio.Protocol):
         self._held = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pacer.leave(self)

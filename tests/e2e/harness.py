@@ -6,14 +6,19 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 import yaml
+
+from proxy.demo.provider import FakeProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -208,3 +213,147 @@ class Answer:
     @property
     def error(self) -> dict[str, Any]:
         return dict(self.json["error"])
+
+
+POLICY_T = {
+    "X-Circuit-Breaker": json.dumps(
+        {
+            "error_threshold": 5,
+            "error_threshold_window": 30,
+            "timeout": 5,
+            "half_open_requests": 1,
+            "success_threshold": 2,
+        }
+    ),
+    "X-Stream-Recovery": "error",
+}
+"""What the black-box policy states beyond the built-in defaults (`lessons.md`, part 0)."""
+
+
+class Stage:
+    """One process over many fake providers ``p0``, ``p1`` ..., so that scenarios that must wait can wait together.
+
+    Every scenario takes providers of its own and names them as its chain, so what one does to its targets is nothing to
+    the others, and counters by provider can be held against that provider's log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        *,
+        entries: Callable[[list[FakeProvider]], dict[str, dict[str, Any]]] = lambda providers: {},
+        pause_s: float = 0.0,
+        env: dict[str, str] | None = None,
+        **over: Any,
+    ) -> None:
+        """`entries` replaces or adds provider entries of the file once ports are known; `over` is that of `config`."""
+        self._folder = folder
+        self._entries = entries
+        self._env = env
+        self._over = over
+        self._free = [FakeProvider(name=f"p{n}", pause_s=pause_s) for n in range(count)]
+        self.providers = list(self._free)
+        self.sidecar: Sidecar
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for provider in self.providers:
+                await stack.enter_async_context(provider)
+            tree = config({provider.name: provider.url for provider in self.providers}, **self._over)
+            for name, entry in self._entries(self.providers).items():
+                tree["providers"][name] = {**tree["providers"].get(name, {}), **entry}
+            self.sidecar = await stack.enter_async_context(Sidecar(tree, self._folder, self._env))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def take(self, count: int) -> list[FakeProvider]:
+        """Providers that no other scenario has."""
+        assert len(self._free) >= count, "the stage has too few providers"
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+    async def chat(
+        self, *chain: FakeProvider | str, stream: bool = False, headers: dict[str, str] | None = None, **body: Any
+    ) -> Answer:
+        """One call under policy T with `chain` as its targets, told with every attempt; `headers` has the last word."""
+        names = [each if isinstance(each, str) else each.name for each in chain]
+        sent = {"X-Failover-Providers": ",".join(names), "X-Explain": "true", **POLICY_T, **(headers or {})}
+        return await self.sidecar.chat(stream=stream, headers=sent, **body)
+
+    async def target(self, provider: FakeProvider | str, model: str = "gpt-4o") -> dict[str, Any]:
+        """The target's entry in ``/status``."""
+        name = provider if isinstance(provider, str) else provider.name
+        status = await self.sidecar.status()
+        return next(each for each in status["targets"] if each["target"] == f"{name}/{model}")
+
+    async def after(self, *chain: FakeProvider, answer: Answer | None = None) -> None:
+        """The checks after every test of `lessons.md` part 0, as far as they can be told apart by provider.
+
+        `answer`, when given, is that of the only request these providers have seen: its trace must be their logs.
+        """
+        assert self.sidecar.process.returncode is None
+        for provider in chain:
+            await provider.wait_idle(timeout_s=2.0)
+        if answer is not None:
+            told = answer.trace if "X-Failover-Trace" in answer.headers else answer.error["attempts"]
+            logged = sorted((attempt.at, provider.name) for provider in chain for attempt in provider.attempts)
+            assert [entry["target"].partition("/")[0] for entry in told] == [name for _, name in logged]
+        await self.counted(*chain)
+
+    async def counted(self, *chain: FakeProvider) -> None:
+        """Counters moved by exactly the attempts in the logs, and nothing of theirs is in flight.
+
+        A request is counted when its last task has ended, which the caller's last byte does not wait for.
+        """
+        wanted = {provider.name: float(provider.attempts_total) for provider in chain}
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 2.0
+        while True:
+            samples = await self.sidecar.metrics()
+            found = {name: _sum(samples, "outrider_attempts_total", name) for name in wanted}
+            running = sum(_sum(samples, "outrider_attempts_running", name) for name in wanted)
+            if (found == wanted and running == 0.0) or loop.time() > until:
+                break
+        assert (found, running) == (wanted, 0.0)
+
+
+def _sum(samples: dict[str, float], family: str, provider: str) -> float:
+    """All samples of a family with this provider's label."""
+    mark = f'provider="{provider}"'
+    return sum(value for name, value in samples.items() if name.startswith(family + "{") and mark in name)
+
+
+@asynccontextmanager
+async def full_queue() -> AsyncIterator[int]:
+    """A port of the loopback interface whose listen queue is full, so that the kernel drops every further SYN.
+
+    To a client this is what a firewall that drops packets looks like.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting: list[socket.socket] = []
+        try:
+            for _ in range(4):
+                filler = socket.socket()
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+                waiting.append(filler)
+            yield listener.getsockname()[1]
+        finally:
+            for filler in waiting:
+                filler.close()
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

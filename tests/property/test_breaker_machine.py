@@ -1,4 +1,4 @@
-"""The breaker under random traffic with headers, exclusions, probes, operators and reloads: B1-B6, B11, B12, S1, S2, S4."""
+"""The breaker under random traffic with headers, exclusions, probes, operators and reloads: B1-B6, B11, B12, S1, S2."""
 
 from __future__ import annotations
 
@@ -257,11 +257,11 @@ class BreakerMachine(RuleBasedStateMachine):
         assert breaker.view(self.now)["leases"] == 0
         self.now += LEASE_MAX_S
         for _ in range(40):
-            permit = breaker.admit(self.now)
-            assert isinstance(permit, Permit)
-            breaker.start(permit, self.now, 1.0)
-            breaker.first_content(permit, self.now)
-            breaker.end(permit, OK, self.now)
+            healthy = breaker.admit(self.now)
+            assert isinstance(healthy, Permit)
+            breaker.start(healthy, self.now, 1.0)
+            breaker.first_content(healthy, self.now)
+            breaker.end(healthy, OK, self.now)
         view = breaker.view(self.now)
         assert (view["state"], view["S_err"], view["S_slow"]) == (State.CLOSED, 0.0, 0.0)
         assert (view["mark"], view["in_flight"], view["leases"]) == (Mark.NORMAL, 0, 0)

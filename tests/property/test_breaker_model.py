@@ -149,9 +149,10 @@ class Model:
                 call.expires = None
                 self.open(now)
             call.expires = None
-        elif self.state is State.CLOSED and call.turn == self.turn and outcome.group is Group.BAD:
-            if counted and not call.late:
-                self.fail(now)
+        elif self.state is State.CLOSED and call.turn == self.turn and outcome.group is Group.BAD and counted:
+            if call.late:
+                return
+            self.fail(now)
 
 
 policies = st.fixed_dictionaries(

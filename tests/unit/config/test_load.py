@@ -181,8 +181,8 @@ limitz: {}
         (4, "listen.data.port"),
         (4, "listen.insecure"),
         (5, "defaults.timeout_s"),
-        (5, ""),
         (5, "defaults.store"),
+        (5, ""),
         (5, "defaults.retry.max_retries"),
         (7, "routes.0.targets.0.provider"),
         (7, "routes.0.targets.1.wieght"),
@@ -204,7 +204,7 @@ limitz: {}
         (b"#" * (1024 * 1024 + 1), "1:1: the file is larger than 1 MiB"),
         (b"a: " + b"[" * 100 + b"]" * 100, "1:67: nested more than 64 levels deep"),
         (b"- " * 500_000, "1:129: nested more than 64 levels deep"),
-        (b"a: [" + b"x," * 30_000 + b"]", "1:40001: the file has more than 20000 values and keys"),
+        (b"a: [" + b"x," * 30_000 + b"]", "1:39999: the file has more than 20000 values and keys"),
         (
             BASE.encode() + b"redis: [&a [x, x], *a, *a]\n",
             "2:20: aliases (*name) are not supported; write the value out",

@@ -504,6 +504,20 @@ def test_S4_an_attempt_that_fails_fast_is_not_slow() -> None:
     assert rig.s_slow(10.0) == 0.0
 
 
+@pytest.mark.parametrize("settings", [Settings(), Settings(error_threshold=4, monitor_latency=True)])
+def test_lines_of_attempts_that_are_done_do_not_pile_up_and_none_of_the_others_is_lost(settings: Settings) -> None:
+    rig = Rig(settings)
+    silent = [rig.dial(0.0, line_s=5.0) for _ in range(4)]
+    for n in range(5_000):
+        rig.breaker.first_content(done := rig.dial(n / 10_000, line_s=500.0), n / 10_000)
+        rig.breaker.end(done, OK, n / 10_000)
+    assert len(rig.breaker._lines) <= 300
+    assert rig.breaker.mark(4.9) is Mark.NORMAL
+    assert rig.breaker.mark(5.0) is Mark.SLOW
+    assert rig.state(5.0) is (OPEN if settings.counts else CLOSED)
+    assert silent[0].content_at == math.inf
+
+
 def test_the_mark_slow_lasts_until_half_and_keeps_its_probes() -> None:
     rig = Rig()
     for _ in range(4):
@@ -859,6 +873,15 @@ def test_a_policy_that_excludes_recomputes_the_connect_counter_with_its_resets()
     rig.call(5.0, REFUSED_CONNECT)
     assert rig.state(5.0, strict) is OPEN
     assert rig.state(5.0) is CLOSED
+
+
+def test_a_stored_policy_adds_up_what_it_sees_look_by_look() -> None:
+    rig = Rig(Settings(excluded_errors=frozenset({"connect_error"})))
+    strict = Settings(excluded_errors=frozenset({"404"}))
+    for t in range(3):
+        rig.call(float(t), REFUSED_CONNECT, strict)
+    assert rig.refused(2.0, strict) == "overlay"
+    assert rig.state(2.0) is CLOSED
 
 
 def test_a_header_may_let_slowness_refuse_its_own_request() -> None:
