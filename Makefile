@@ -36,8 +36,8 @@ check: install sdk-old ## formatting, lint, types, import rules, tests: exactly 
 	$(BIN)/lint-imports
 	$(PYTEST) -n 2
 
-bench: install ## run the timings, one process, output shown
-	$(PYTEST) -m bench -s tests/bench $(ARGS)
+bench: install ## the proxy beside the bare relay (and Envoy where it is installed); ARGS='--quick', '--profile'
+	$(BIN)/python -m tests.bench.run $(ARGS)
 
 torture: install sdk-old ## run the long tests with fresh random examples
 	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)

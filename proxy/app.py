@@ -11,9 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
-
-from prometheus_client.core import GaugeMetricFamily, Metric
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy import __version__
 from proxy.base.ids import id_maker
@@ -30,6 +28,9 @@ from proxy.server.admin import AdminState, build_admin_server
 from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.listeners import Listeners
 from proxy.upstream.session import Account, Upstreams
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 SWEEP_S: Final = 15.0
 LAG_DEAD_S: Final = 5.0
@@ -103,7 +104,7 @@ class App:
         admin = build_admin_server(state, listen, self._clock, self._ids, self._refused)
         self.listeners = await Listeners.open(self._data, admin, listen)
         self._tick()
-        gc.collect()
+        gc.enable()
         gc.freeze()  # what is built now lives as long as the process: the collector need not look at it again
 
     def stop(self) -> None:
@@ -207,6 +208,8 @@ class App:
         }
 
     def _gauges(self) -> Iterable[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
         now = self._clock()
         circuit = GaugeMetricFamily(
             "outrider_circuit_state", "0 closed, 1 half open, 2 open.", labels=["provider", "model"]
@@ -242,6 +245,8 @@ class App:
         yield from self._process_gauges()
 
     def _process_gauges(self) -> Iterable[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
         connections = GaugeMetricFamily(
             "outrider_upstream_connections", "Connections to providers.", labels=["provider", "state"]
         )

@@ -7,6 +7,7 @@ command that needs them, so that `--version`, `wait` and `shutdown` start at onc
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -151,7 +152,17 @@ def _report(loaded: Loaded) -> None:
         print(problem, file=sys.stderr)
 
 
+def _start_lightly() -> None:
+    """Before the heavy imports of a start: no collector that finds nothing, no search for pydantic's plugins.
+
+    Together about a fifth of the time to the first answer. `App.start` turns the collector on again.
+    """
+    gc.disable()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 def _run(args: argparse.Namespace) -> int:
+    _start_lightly()
     loaded = _load(args.config, args.flags)
     config = loaded.config
     if config is None:
@@ -184,6 +195,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _run_demo(data_port: int, admin_port: int, loop: str) -> int:
+    _start_lightly()
     from proxy import app
     from proxy.server.listeners import BindError
 

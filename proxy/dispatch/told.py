@@ -176,32 +176,47 @@ def failure(
     if machine.attempts and _spoke(outcome):
         failed = next((a for a in machine.attempts if a.outcome is outcome), machine.attempts[-1])
         headers.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, outcome)))
-    status, kind, code = errors.ERRORS[dialect][outcome.cls]
-    if outcome.cls is Class.LOCAL_REJECT or (not machine.attempts and outcome.group is Group.TARGET_FAULT):
-        status = 503 if outcome.cls is Class.LOCAL_REJECT else 502
-    extra: dict[str, Any] = {"attempts": attempt_list(machine, now)} if machine.attempts else {}
+    told_status, told_body = 0, b""
     if upstream_error is not None:
-        told_status, body, raw = upstream_error
-        kept = [(n, v) for n, v in passed(raw) if n.lower() not in ("content-type", "server-timing")]
-        headers += kept
-        parsed = _error_of(body)
-        if parsed is not None:
-            if outcome.group is Group.CALLER_FAULT and len(machine.attempts) == 1 and told_status >= 400:
-                return told_status, [*headers, ("Content-Type", "application/json")], body
-            parsed["error"] = {**parsed["error"], **extra}
-            final = told_status if told_status >= 400 else outcome.status if outcome.status >= 400 else status
-            return final, [*headers, ("Content-Type", "application/json")], orjson.dumps(parsed)
-    if outcome.status >= 400:
-        status = outcome.status
-    return errors.problem(
+        told_status, told_body, raw = upstream_error
+        headers += [(n, v) for n, v in passed(raw) if n.lower() not in ("content-type", "server-timing")]
+    shown_id = _identified(headers, dialect, request_id)
+    status, kind, code = errors.ERRORS[dialect][outcome.cls]
+    if outcome.cls is Class.LOCAL_REJECT:
+        status = 503
+    elif not machine.attempts and outcome.group is Group.TARGET_FAULT:
+        status = 502  # remembered from an earlier request: nobody has refused this caller
+        kind = errors.type_for("anthropic" if dialect == "anthropic" else "openai", status)
+    extra: dict[str, Any] = {"attempts": attempt_list(machine, now)} if machine.attempts else {}
+    parsed = _error_of(told_body)
+    if parsed is not None:
+        headers.append(("Content-Type", "application/json"))
+        if outcome.group is Group.CALLER_FAULT and len(machine.attempts) == 1 and told_status >= 400:
+            return told_status, headers, told_body
+        parsed["error"] = {**parsed["error"], **extra}
+        final = told_status if told_status >= 400 else outcome.status if outcome.status >= 400 else status
+        return final, headers, orjson.dumps(parsed)
+    status, ours, body = errors.problem(
         "anthropic" if dialect == "anthropic" else "openai",
-        status,
+        outcome.status if outcome.status >= 400 else status,
         type=kind,
         code=outcome.code or code,
         message=outcome.message or f"the request ended with {outcome.name}",
-        headers=headers,
+        request_id=shown_id,
         extra=extra,
     )
+    known = {name.lower() for name, _ in headers}
+    return status, [*(pair for pair in ours if pair[0].lower() not in known), *headers], body
+
+
+def _identified(headers: Headers, dialect: str, request_id: str) -> str:
+    """The id by which the caller's client knows the answer: the upstream's own, else ours, which is then added."""
+    wanted = "request-id" if dialect == "anthropic" else "x-request-id"
+    for name, value in headers:
+        if name.lower() == wanted:
+            return value
+    headers.append((wanted, request_id))
+    return request_id
 
 
 def _error_of(body: bytes) -> dict[str, Any] | None:

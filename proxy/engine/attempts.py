@@ -201,7 +201,8 @@ class Attempts:
 
     def primary_wait_s(self, now: float) -> float:
         """Seconds until the primary may be tried again by breaker and cool-down; 0 when it may be now."""
-        return self._cluster.state(self._plan.candidates[0], now).unavailable_s(now)
+        state = self._cluster.state(self._plan.candidates[0], now)
+        return max(state.cooling_s(now), state.breaker.retry_after_s(now, self._plan.overlay))
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

@@ -21,6 +21,8 @@ from proxy.policy.cooldown import Cooldown
 from proxy.policy.latency import Latency, LatencyKey
 from proxy.policy.limiter import Limiter
 
+CENSORED = frozenset({"superseded", "deadline"})
+"""Ends without content that say how slow a target is at least. A caller that leaves says nothing (S30)."""
 OUT_S = 300.0
 """A refused credential, missing right or unknown model takes its target out for this long (`resilience.md` 3.3)."""
 
@@ -190,7 +192,7 @@ class Cluster:
             state.cooldown.reset_streak()
             state.limiter.on_ok(now, state.latency.p(0.5, key, now) or 0.0)
             return
-        if not had_content and (group is Group.CANCELLED or outcome.cls is Class.TIMEOUT):
+        if not had_content and (outcome.cls is Class.TIMEOUT or outcome.sub in CENSORED):
             state.latency.censor(key, elapsed_s, now)
         if group is Group.BAD:
             state.last_bad = outcome.cls

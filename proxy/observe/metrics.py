@@ -1,22 +1,20 @@
 """Numbers for Prometheus (`ecosystem.md` 6.5): plain counters on the hot path, rendered only when somebody asks.
 
 A bound prometheus_client counter costs 0.3 µs and a histogram 0.8 µs; an integer in a dictionary costs 0.1 µs. So the
-numbers are kept in dictionaries and lists, and a collector of ours turns them into prometheus_client's families at a
-scrape. Labels come from the configuration only: a model that it does not name is ``other``.
+numbers are kept in dictionaries and lists, and `exposition` turns them into prometheus_client's families at a scrape.
+Labels come from the configuration only: a model that it does not name is ``other``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.openmetrics import exposition as openmetrics
-
-from proxy import __version__
 from proxy.observe.record import AttemptRecord, RequestRecord
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 GEN_AI_SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -108,7 +106,7 @@ class Timings:
         return list(self._values.items())
 
 
-Gauges = Callable[[], Iterable[Metric]]
+Gauges = Callable[[], "Iterable[Metric]"]
 
 
 class Metrics:
@@ -182,74 +180,8 @@ class Metrics:
         if record.output_tokens is not None:
             self.tokens.observe((*labels, "output"), record.output_tokens)
 
-    # Rendering --------------------------------------------------------------------------------------------------------
-
-    def collect(self) -> Iterator[Metric]:
-        """Every family; prometheus_client calls this at a scrape."""
-        info = GaugeMetricFamily("outrider_build_info", "Version of the sidecar.", labels=["version"])
-        info.add_metric([__version__], 1.0)
-        yield info
-        for name, text, labels, counts in (
-            ("outrider_requests", "Requests by route and outcome for the caller.", ["route", "outcome"], self.requests),
-            ("outrider_refused", "Requests refused before any upstream call, by code.", ["code"], self.refused),
-            (
-                "outrider_attempts",
-                "Upstream calls by target, kind and outcome class.",
-                ["provider", "model", "kind", "outcome"],
-                self.attempts,
-            ),
-            ("outrider_failovers", "Answers by another target than the primary.", ["route", "reason"], self.failovers),
-            ("outrider_hedges", "Extra attempts sent beside a running one.", ["route", "result"], self.hedges),
-            ("outrider_circuit_changes", "Breaker transitions.", ["provider", "model", "to"], self.circuit_changes),
-        ):
-            family = CounterMetricFamily(name, text, labels=labels)
-            for values, count in counts.items():
-                family.add_metric(list(values), count)
-            yield family
-        yield from self._histograms()
-        for gauges in self._gauges:
-            yield from gauges()
-
-    def _histograms(self) -> Iterator[Metric]:
-        gen_ai = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model"]
-        for name, text, labels, timings in (
-            ("outrider_request_duration_seconds", "From accept to the last byte.", ["route"], self.duration),
-            (
-                "outrider_first_content_seconds",
-                "From accept to the first content sent on, failed attempts included; streams.",
-                ["route"],
-                self.first_content,
-            ),
-            (
-                "outrider_attempt_first_content_seconds",
-                "From the start of an attempt to its first content.",
-                ["provider", "model"],
-                self.attempt_first_content,
-            ),
-            ("gen_ai_client_operation_duration_seconds", "GenAI semantic conventions.", gen_ai, self.operation),
-            (
-                "gen_ai_client_token_usage",
-                "Tokens as the provider reported them.",
-                [*gen_ai, "gen_ai_token_type"],
-                self.tokens,
-            ),
-            (
-                "http_client_request_duration_seconds",
-                "Upstream calls; HTTP semantic conventions.",
-                ["server_address", "http_response_status_code"],
-                self.http_client,
-            ),
-        ):
-            family = HistogramMetricFamily(name, text, labels=labels)
-            for values, histogram in timings.items():
-                family.add_metric(list(values), buckets=histogram.buckets(), sum_value=histogram.total)
-            yield family
-
     def render(self, open_metrics: bool = False) -> tuple[bytes, str]:
         """The exposition and its content type. Called in a thread: it takes milliseconds."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        if open_metrics:
-            text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
-            return text, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        from proxy.observe import exposition  # prometheus_client costs 12 ms, which nobody pays before the first scrape
+
+        return exposition.render(self, self._gauges, open_metrics)

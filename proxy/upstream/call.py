@@ -301,7 +301,8 @@ def connect_outcome(error: Exception) -> Outcome:
         return Outcome(cls=Class.CONNECT_ERROR, sub="dns", message="the provider's name cannot be resolved")
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message or "certificate refused"
-        return Outcome(cls=Class.CONNECT_ERROR, sub="tls", message=f"TLS: {reason}"[:200])
+        # A bad certificate does not heal in a second: no second try on this target.
+        return Outcome(cls=Class.CONNECT_ERROR, sub="tls", message=f"TLS: {reason}"[:200], should_retry=False)
     if isinstance(error, ssl.SSLError):
         return Outcome(cls=Class.CONNECT_ERROR, sub="tls", message=f"TLS: {error.reason or 'handshake failed'}"[:200])
     if isinstance(error, ConnectionRefusedError):

@@ -12,8 +12,9 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ KEEPALIVE_S: Final = 30.0
 IDLE_MAX: Final = 100
 
 AddrInfo = tuple[Any, ...]
+Lookup = Callable[[str, int], list[AddrInfo]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,16 @@ class Origin:
 
 
 class Resolver:
-    """Names to addresses, cached for `DNS_TTL_S`, never two look-ups of one name at once."""
+    """Names to addresses, cached for `DNS_TTL_S`, never two look-ups of one name at once.
 
-    def __init__(self, clock: Callable[[], float], threads: int = 32) -> None:
+    The threads are daemons and no pool: the interpreter waits for a pool's threads when it ends, and a resolver that
+    does not answer would keep a drained process alive for half a minute.
+    """
+
+    def __init__(self, clock: Callable[[], float], lookup: Lookup | None = None) -> None:
+        """`lookup` blocks until it has the address infos of (host, port), or raises OSError; None: the system's."""
         self._clock = clock
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="dns")
+        self._lookup = lookup or _lookup
         self._known: dict[tuple[str, int], tuple[float, list[AddrInfo]]] = {}
         self._running: dict[tuple[str, int], asyncio.Future[list[AddrInfo]]] = {}
 
@@ -69,11 +76,25 @@ class Resolver:
             return cached[1]
         running = self._running.get(key)
         if running is None:
-            loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._pool, _lookup, host, port)
-            self._running[key] = running
+            running = self._running[key] = asyncio.get_running_loop().create_future()
             running.add_done_callback(lambda done: self._store(key, done))
+            Thread(target=self._look_up, args=(host, port, running), name=f"dns {host}", daemon=True).start()
         return await asyncio.shield(running)
+
+    def _look_up(self, host: str, port: int, answer: asyncio.Future[list[AddrInfo]]) -> None:
+        """Runs in a thread of its own."""
+        try:
+            found = self._lookup(host, port)
+        except (OSError, UnicodeError) as error:
+            self._tell(answer, answer.set_exception, error)
+        else:
+            self._tell(answer, answer.set_result, found)
+
+    @staticmethod
+    def _tell(answer: asyncio.Future[list[AddrInfo]], tell: Callable[[Any], None], what: object) -> None:
+        """Hand `what` to the loop of `answer`, unless that has been closed meanwhile."""
+        with suppress(RuntimeError):
+            answer.get_loop().call_soon_threadsafe(lambda: None if answer.done() else tell(what))
 
     def _store(self, key: tuple[str, int], done: asyncio.Future[list[AddrInfo]]) -> None:
         self._running.pop(key, None)
@@ -85,7 +106,9 @@ class Resolver:
         self._known.pop((host, port), None)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Nobody waits any more; what still runs is forgotten."""
+        for running in tuple(self._running.values()):
+            running.cancel()
 
 
 def _lookup(host: str, port: int) -> list[AddrInfo]:
@@ -197,7 +220,9 @@ class Connector:
 
 def tls_context(verify: bool = True, ca_file: str = "") -> ssl.SSLContext:
     """A client context: TLS 1.2 or newer, certificates verified unless the operator said otherwise for a test rig."""
-    context = ssl.create_default_context(cafile=ca_file or None)
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)  # beside the system's authorities, not in their place
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         context.check_hostname = False

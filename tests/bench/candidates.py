@@ -195,6 +195,15 @@ class Running:
             self.process.wait()
 
 
+def environment(bytecode: Path) -> dict[str, str]:
+    """Ours, with byte code kept in `bytecode`: images are compiled when they are built, so a start must not compile.
+
+    The folder belongs to one run of the bench; its first start of each candidate fills it and is not counted.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
 async def start(candidate: Candidate, mock: int, folder: Path, cores: Cores) -> Running:
     """Start `candidate` and wait for its first right answer. Raises `NotStarted`, with nothing left running."""
     port = free_port()
@@ -203,7 +212,14 @@ async def start(candidate: Candidate, mock: int, folder: Path, cores: Cores) -> 
     with output.open("wb") as sink, cores.spawning():
         began = time.perf_counter()
         try:
-            process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                argv,
+                cwd=ROOT,
+                env=environment(folder.parent / "bytecode"),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
         except OSError as error:
             raise NotStarted(f"{candidate.name}: {error}") from error
     running = Running(candidate, process, port, output)

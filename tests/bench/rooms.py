@@ -12,7 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,13 @@ def system_seconds(pid: int) -> float:
     return int(fields[12]) / os.sysconf("SC_CLK_TCK")
 
 
-async def profile(name: str, mock: int, folder: Path, cores: Cores, wrong: list[str]) -> None:
-    """Start `name` under the sampler, drive it, print one table per window. What goes wrong is added to `wrong`."""
-    for window in WINDOWS:
+async def profile(name: str, mock: int, folder: Path, cores: Cores, wrong: list[str], share: float = 1.0) -> None:
+    """Start `name` under the sampler, drive it, print one table per window. What goes wrong is added to `wrong`.
+
+    `share`, in (0, 1], of the usual number of requests is sent; the fewer, the coarser.
+    """
+    for whole in WINDOWS:
+        window = replace(whole, requests=int(whole.requests * share))
         out = folder / f"{window.unit}.json"
         own = folder / window.unit
         own.mkdir()

@@ -74,8 +74,8 @@ class Plan:
     warm: int
 
 
-FULL = Plan(rounds=9, unary=1500, paced=32, burst=160, latency=300, starts=7, warm=2000)
-QUICK = Plan(rounds=3, unary=600, paced=24, burst=64, latency=150, starts=3, warm=500)
+FULL = Plan(rounds=9, unary=1500, paced=64, burst=160, latency=300, starts=7, warm=2000)
+QUICK = Plan(rounds=3, unary=600, paced=48, burst=64, latency=150, starts=3, warm=500)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,7 +481,7 @@ async def bench(asked: argparse.Namespace, cores: Cores, folder: Path) -> Notes:
     async with await serve() as mock:
         port = mock.sockets[0].getsockname()[1]
         if asked.profile:
-            await rooms.profile(asked.profile, port, folder, cores, notes.wrong)
+            await rooms.profile(asked.profile, port, folder, cores, notes.wrong, 0.25 if asked.quick else 1.0)
         else:
             await Bench(candidates, QUICK if asked.quick else FULL, port, folder, cores, notes).run()
     return notes
@@ -489,7 +489,7 @@ async def bench(asked: argparse.Namespace, cores: Cores, folder: Path) -> Notes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bench.run", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="about 20 seconds instead of two minutes")
+    parser.add_argument("--quick", action="store_true", help="half a minute instead of two")
     parser.add_argument("--json", metavar="FILE", help="also write every value of every round")
     parser.add_argument(
         "--only", default="", metavar="NAMES", help="candidates, with commas; the relay is always there"
@@ -511,7 +511,10 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="outrider-bench-") as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        notes = runner.run(bench(asked, cores, Path(folder)))
+        try:
+            notes = runner.run(bench(asked, cores, Path(folder)))
+        except asyncio.CancelledError:
+            return 128 + signal.SIGTERM
     if not asked.profile:
         seconds = time.monotonic() - began
         tell(notes, cores, seconds)

@@ -252,7 +252,7 @@ class Scene:
         async with self.sidecar.session.post(f"{self.sidecar.url}{path}", json=body, headers=headers) as response:
             try:
                 async for piece in response.content.iter_any():
-                    pieces.append((loop.time() - began, piece))
+                    pieces.append((loop.time() - began, piece))  # noqa: PERF401 - what came before a break counts
             except (aiohttp.ClientPayloadError, ConnectionError) as error:
                 broken = type(error).__name__
             return Reply(response, pieces, broken, began, loop.time())
@@ -401,7 +401,8 @@ async def scene(
             if dialect == "anthropic":
                 entry["base_url"] = urls[name]
             if known:
-                entry["models"] = json.loads(json.dumps(known))  # a map used twice would become a YAML alias
+                entry["models"] = known
+        tree = json.loads(json.dumps(tree))  # a mapping that stands in two places would become a YAML alias
         sidecar = await stack.enter_async_context(Sidecar(tree, folder))
         made = Scene(sidecar, {pair.name: pair for pair in pairs}, breaker(x) if headers is None else headers)
         for pair in pairs:

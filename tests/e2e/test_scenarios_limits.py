@@ -21,12 +21,14 @@ from tests.e2e.harness import Answer, Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+SPENT = {
+    "type": "invalid_request_error",
+    "message": "You have reached your specified API usage limits: the spend limit of this month.",
+}
 QUOTA = {
     "quota_a": Fault(error="quota", only_key="sk-spent"),
     "quota_b": Fault(status=402, only_key="sk-spent"),
-    "quota_c": Fault(
-        status=400, only_key="sk-spent", message="You have reached your specified API usage limits for this month."
-    ),
+    "quota_c": Fault(status=400, only_key="sk-spent", body=json.dumps({"error": SPENT})),
 }
 """Name of the first entry at an address whose key is spent: what the address answers to that key."""
 
@@ -59,7 +61,6 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         assert [p.name for p in made.take(2)] == ["p0", "p1"]
         made._free = made._free[:-7]
         yield made
-
 
 
 def _gap(provider: FakeProvider) -> float:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,7 @@ async def test_S05_a_reset_before_the_head_is_answered_on_a_new_connection(tmp_p
     async with scene(tmp_path, Pair("stream"), Pair("unary"), Pair("closed")) as stage:
         for pair in stage.pairs.values():
             pair.p.script([Fault(close=True) if pair.name == "closed" else Fault(reset=True)])
-        replies = await asyncio.gather(
-            stage["stream"].ask(), stage["unary"].ask(stream=False), stage["closed"].ask()
-        )
+        replies = await asyncio.gather(stage["stream"].ask(), stage["unary"].ask(stream=False), stage["closed"].ask())
         for pair, reply in zip(stage.pairs.values(), replies, strict=True):
             reply.assert_whole(by=pair.p.name)
             first, second = pair.p.attempts
@@ -263,12 +262,15 @@ async def test_S08_the_callers_own_library_reports_the_cut(tmp_path: Path) -> No
     async with scene(tmp_path, Pair("sdk"), x=0.1) as stage:
         stage["sdk"].p.default = CUTS["close"]
         said: list[str] = []
+
+        async def read() -> None:
+            asked = [{"role": "user", "content": "Say the words."}]
+            async for chunk in await client.chat.completions.create(model="gpt-4o", messages=asked, stream=True):
+                said.extend(choice.delta.content or "" for choice in chunk.choices)
+
         async with openai.AsyncOpenAI(base_url=f"{stage.sidecar.url}/v1", api_key="unused", max_retries=0) as client:
             with pytest.raises(openai.APIError):
-                async for chunk in await client.chat.completions.create(
-                    model="gpt-4o", messages=[{"role": "user", "content": "Say the words."}], stream=True
-                ):
-                    said += [choice.delta.content or "" for choice in chunk.choices]
+                await read()
         assert "".join(said).split() == ALL[:40]
 
 
@@ -315,7 +317,9 @@ async def test_S09_a_stalled_stream_is_ended_in_bounded_time(tmp_path: Path, x: 
         for (name, (_, _, low_s, high_s)), reply in zip(cases.items(), replies, strict=True):
             reply.assert_broken(20)
             reply.fate = "timeout"
-            last_word = reply.began_at + max(t for t, piece in reply.pieces if b'"content":"' in piece and b"error" not in piece)
+            last_word = reply.began_at + max(
+                t for t, piece in reply.pieces if b'"content":"' in piece and b"error" not in piece
+            )
             assert low_s - EARLY_S <= reply.ended_at - last_word <= max(high_s, low_s + LATE_S), name
             (stalled,) = stage[name].p.attempts
             assert stalled.peer_closed_at is not None
@@ -466,7 +470,7 @@ async def test_S15_an_outage_is_served_by_the_fallback_and_left_in_time(tmp_path
         back_s = assert_rode_out(pair, x, 60 * x, replies)
         assert back_s <= 12 * x + LATE_S
         probes = [a for a in pair.p.attempts if a.status == 503][5:]
-        gaps = [later.at - earlier.at for earlier, later in zip(probes, probes[1:], strict=False)]
+        gaps = [later.at - earlier.at for earlier, later in pairwise(probes)]
         assert all(gap >= 5 * x - EARLY_S for gap in gaps), "one attempt per half-open period"
         await stage.after()
 
@@ -474,18 +478,14 @@ async def test_S15_an_outage_is_served_by_the_fallback_and_left_in_time(tmp_path
 @pytest.mark.torture
 async def test_S15_the_built_in_rule_is_back_within_30_s(tmp_path: Path) -> None:
     async with scene(tmp_path, Pair("minute"), Pair("long"), headers={}) as stage:
-        minute, long = await asyncio.gather(
-            outage(stage["minute"], 1.0, 60, 25), outage(stage["long"], 1.0, 300, 85)
-        )
+        minute, long = await asyncio.gather(outage(stage["minute"], 1.0, 60, 25), outage(stage["long"], 1.0, 300, 85))
         assert assert_rode_out(stage["minute"], 1.0, 60, minute) <= 30
         assert assert_rode_out(stage["long"], 1.0, 300, long) <= 30
         await stage.after()
 
 
 async def test_S16_the_caller_learns_who_answered(tmp_path: Path) -> None:
-    pairs = [
-        Pair(name, p_models={"gpt-4o": "p-large"}, f_models={"gpt-4o": "f-large"}) for name in ("stream", "unary")
-    ]
+    pairs = [Pair(name, p_models={"gpt-4o": "p-large"}, f_models={"gpt-4o": "f-large"}) for name in ("stream", "unary")]
     async with scene(tmp_path, *pairs) as stage:
         for pair in pairs:
             pair.p.default = Fault(status=503)
@@ -502,6 +502,8 @@ async def test_S16_the_caller_learns_who_answered(tmp_path: Path) -> None:
             assert json.loads(pair.p.attempts[0].body)["model"] == "p-large"
             assert json.loads(pair.f.attempts[0].body)["model"] == "f-large"
         metrics = await stage.sidecar.metrics()
-        billed = {labels_of(k)["gen_ai_provider_name"] for k in metrics if k.startswith("gen_ai_client_token_usage_sum")}
+        billed = {
+            labels_of(k)["gen_ai_provider_name"] for k in metrics if k.startswith("gen_ai_client_token_usage_sum")
+        }
         assert billed == {"f-stream", "f-unary"}
         await stage.after()
