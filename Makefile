@@ -71,6 +71,9 @@ clean: ## remove everything that was generated, the virtual environments too
 # Without isolation the build takes hatchling from the lock and asks the index for nothing.
 .venv/.installed: pyproject.toml .venv/.locked
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@# One import of everything that a start needs leaves its byte code behind, even where the environment forbids that
+	@# (PYTHONDONTWRITEBYTECODE): without it every start would compile for half a second.
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import proxy.cli, proxy.app, proxy.config.load, proxy.demo.world, uvloop'
 	@touch $@
 
 # A directory of its own, not a second environment: the old SDK needs an httpx that the new one refuses.

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from proxy.base.outcome import Class
 from proxy.engine.plan import Price, Tier
 from proxy.policy import breaker
+from proxy.policy.window import ConsecutiveRule, RateRule
 
 Layer = Mapping[str, Any]
 """Flat policy settings by dotted YAML name, already checked: ``{"timeout_s": 30.0, "retry.max_retries": 5}``."""
@@ -175,15 +176,55 @@ class Config:
 def base_breaker(provider: Provider, layer: Layer) -> breaker.Settings:
     """The base policy of a provider's targets: its own `circuit_breaker` section over the policy's."""
     merged = {**{k[16:]: v for k, v in layer.items() if k.startswith("circuit_breaker.")}, **provider.breaker}
+    return breaker_settings(merged)
+
+
+def breaker_settings(stated: Mapping[str, Any]) -> breaker.Settings:
+    """Stated keys of a `circuit_breaker` section (without its name) as the machine takes them."""
     return breaker.Settings(
-        error_threshold=merged.get("error_threshold"),
-        error_threshold_window_s=merged.get("error_threshold_window"),
-        timeout_s=merged.get("timeout"),
-        half_open_requests=merged.get("half_open_requests"),
-        success_threshold=merged.get("success_threshold"),
-        excluded_errors=merged.get("excluded_errors"),
-        monitor_latency=merged.get("monitor_latency"),
-        latency_threshold_ms=merged.get("latency_threshold_ms"),
-        looser=merged.get("looser", "capped"),
-        panic=merged.get("panic", False),
+        error_threshold=stated.get("error_threshold"),
+        error_threshold_window_s=stated.get("error_threshold_window"),
+        timeout_s=stated.get("timeout", stated.get("waitDurationInOpenState")),
+        half_open_requests=stated.get("half_open_requests", stated.get("permittedNumberOfCallsInHalfOpenState")),
+        success_threshold=stated.get("success_threshold"),
+        excluded_errors=stated.get("excluded_errors"),
+        monitor_latency=stated.get("monitor_latency"),
+        latency_threshold_ms=stated.get("latency_threshold_ms"),
+        looser=stated.get("looser", "capped"),
+        panic=stated.get("panic", False),
+        rule=_rule(stated),
+    )
+
+
+RATE_KEYS: Final = frozenset(
+    {
+        "failureRateThreshold",
+        "slidingWindow.type",
+        "slidingWindow.size",
+        "minimumNumberOfCalls",
+        "slowCallDurationThreshold",
+        "slowCallRateThreshold",
+    }
+)
+"""Keys that select the rate rule (resilience4j's words)."""
+
+
+def _rule(stated: Mapping[str, Any]) -> RateRule | ConsecutiveRule | None:
+    """The further trip rules of the file; a count rule that is stated as well (a header's) takes their place."""
+    if "error_threshold" in stated or "error_threshold_window" in stated:
+        return None
+    if "consecutive" in stated:
+        return ConsecutiveRule(n=stated["consecutive"])
+    if not RATE_KEYS & stated.keys():
+        return None
+    window, size = stated.get("slidingWindow.type", "count"), stated.get("slidingWindow.size", 100)
+    least = stated.get("minimumNumberOfCalls", 100)
+    slow_ms = stated.get("slowCallDurationThreshold")
+    return RateRule(
+        failure_rate_percent=stated.get("failureRateThreshold", 50),
+        window=window,
+        size=size,
+        minimum_calls=min(least, size) if window == "count" else least,
+        slow_call_s=None if slow_ms is None else slow_ms / 1000,
+        slow_rate_percent=stated.get("slowCallRateThreshold", 100),
     )

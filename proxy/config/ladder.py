@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from proxy.base.outcome import Class
 from proxy.config.checks import HeaderError, classes, failure_names
-from proxy.config.compiled import Config, Layer, Limits, Route
+from proxy.config.compiled import Config, Layer, Limits, Route, breaker_settings
 from proxy.config.overrides import Overrides
 from proxy.config.schema import BUILTIN
 from proxy.engine.plan import Retry, RetryRule, Stream, Timers
@@ -230,13 +230,4 @@ def _overlay(values: Mapping[str, Any], origins: Mapping[str, str]) -> breaker.S
         stated.pop(key, None)
     if not stated:
         return None
-    return breaker.Settings(
-        error_threshold=stated.get("error_threshold"),
-        error_threshold_window_s=stated.get("error_threshold_window"),
-        timeout_s=stated.get("timeout"),
-        half_open_requests=stated.get("half_open_requests"),
-        success_threshold=stated.get("success_threshold"),
-        excluded_errors=stated.get("excluded_errors"),
-        monitor_latency=stated.get("monitor_latency"),
-        latency_threshold_ms=stated.get("latency_threshold_ms"),
-    )
+    return breaker_settings(stated)

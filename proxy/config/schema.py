@@ -155,6 +155,13 @@ class ModelEntry(Section):
         return {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, handler(schema)]}
 
 
+class SlidingWindow(Section):
+    """What a rate rule looks at."""
+
+    type: Annotated[str | None, word("count", "time")] = _key(None, "Attempts or seconds; count if unstated.")
+    size: Annotated[int | None, whole(1, 1024)] = _key(None, "Attempts, or seconds up to 120; 100 if unstated.")
+
+
 class Machine(Section):
     """Keys of the breaker itself; all unstated: the adaptive trip rule."""
 
@@ -175,6 +182,28 @@ class Machine(Section):
     monitor_latency: Annotated[bool | None, FLAG] = _key(None, "Whether slowness may open; false if unstated.")
     latency_threshold_ms: Annotated[int | None, whole(1, 600_000, " milliseconds")] = _key(
         None, "Slow line; 5000 under the count rule, else learned."
+    )
+    failureRateThreshold: Annotated[int | None, whole(1, 100, " percent")] = _key(
+        None, "Share of failures that opens; 50 if unstated. Selects the rate rule, as do the next four."
+    )
+    slidingWindow: SlidingWindow = _section(SlidingWindow, "Window of the rate rule.")
+    minimumNumberOfCalls: Annotated[int | None, whole(1, 1024)] = _key(
+        None, "Nothing opens below it; 100 if unstated, never more than a window of attempts."
+    )
+    slowCallDurationThreshold: Annotated[int | None, whole(1, 600_000, " milliseconds")] = _key(
+        None, "Time to first content from which an attempt is slow; unstated: none is."
+    )
+    slowCallRateThreshold: Annotated[int | None, whole(1, 100, " percent")] = _key(
+        None, "Share of slow attempts that opens; 100 if unstated."
+    )
+    consecutive: Annotated[int | None, whole(1, 1024)] = _key(
+        None, "Failures in a row that open. Selects the consecutive rule."
+    )
+    waitDurationInOpenState: Annotated[float | None, number(0.1, 3600, " seconds")] = _key(
+        None, "Another name of `timeout`."
+    )
+    permittedNumberOfCallsInHalfOpenState: Annotated[int | None, whole(1, 10)] = _key(
+        None, "Another name of `half_open_requests`."
     )
     looser: Annotated[str, word("capped", "never")] = _key(
         "capped", "Whether a header with a looser rule may pass an open circuit, two calls at a time."

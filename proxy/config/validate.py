@@ -21,7 +21,7 @@ from proxy.config import names
 from proxy.config.names import Loc
 
 if TYPE_CHECKING:  # the schema is made of the rules below
-    from proxy.config.schema import File, Policy, Provider, Route, Target
+    from proxy.config.schema import File, Machine, Policy, Provider, Route, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +295,7 @@ def _listener_errors(file: File, complete: bool) -> Iterator[Finding]:
 
 def _provider_errors(name: str, provider: Provider, complete: bool) -> Iterator[Finding]:
     at: Loc = ("providers", name)
+    yield from breaker_errors((*at, "circuit_breaker"), provider.circuit_breaker)
     if name in RESERVED:
         yield Finding(loc=at, message=f"is the name of an endpoint; taken are {', '.join(RESERVED)}")
     if not dialect_of(name, provider):
@@ -344,7 +345,39 @@ def _url_fault(url: str) -> str:
     return "" if re.fullmatch(r"[\w/.~!$&'()*+,;=:@%-]*", parts.path, re.ASCII) else "has a path with odd characters"
 
 
+def breaker_errors(at: Loc, section: Machine) -> Iterator[Finding]:
+    """A breaker has one trip rule, and each of its settings one name."""
+    stated = section.model_fields_set
+    counts = sorted({"error_threshold", "error_threshold_window"} & stated)
+    rates = sorted(
+        {
+            "failureRateThreshold",
+            "slidingWindow",
+            "minimumNumberOfCalls",
+            "slowCallDurationThreshold",
+            "slowCallRateThreshold",
+        }
+        & stated
+    )
+    row = sorted({"consecutive"} & stated)
+    chosen = [keys[0] for keys in (counts, rates, row) if keys]
+    for other in chosen[1:]:
+        yield Finding(loc=(*at, other), message=f"selects another trip rule than {chosen[0]}; state one of them")
+    for one, other in (
+        ("timeout", "waitDurationInOpenState"),
+        ("half_open_requests", "permittedNumberOfCallsInHalfOpenState"),
+    ):
+        if {one, other} <= stated:
+            yield Finding(loc=(*at, other), message=f"is another name of {one}; state one of them")
+    window = section.slidingWindow
+    if window.type == "time" and window.size is not None and window.size > 120:
+        yield Finding(loc=(*at, "slidingWindow", "size"), message="must be at most 120 seconds for a window of time")
+    if window.type == "time" and window.size is None:
+        yield Finding(loc=(*at, "slidingWindow", "type"), message="a window of time needs size, in seconds")
+
+
 def _policy_errors(at: Loc, policy: Policy, file: File, known: tuple[str, ...]) -> Iterator[Finding]:
+    yield from breaker_errors((*at, "circuit_breaker"), policy.circuit_breaker)
     for index, pick in enumerate(policy.hedging.providers):
         name, _, model = pick.partition("/")
         place: Loc = (*at, "hedging", "providers", index)

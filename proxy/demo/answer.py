@@ -307,10 +307,12 @@ async def _sleep(for_s: float) -> None:
 
 
 def chunk(data: bytes) -> bytes:
+    """Return `data`, which is not empty, as one chunk of a chunked body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def phrase(status: int) -> str:
+    """Return the reason phrase of a status; "Unknown" for one that nobody has registered."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

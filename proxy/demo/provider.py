@@ -4,56 +4,49 @@ It speaks HTTP/1.1 over a bare asyncio transport, not through a server library, 
 most of what we must send: two lengths, half a chunk, a reset between two words. Correct by default; what is wrong is
 said by a `Fault` (`proxy.demo.script`), which becomes a list of steps before the first byte is written.
 
-The one clever thing is the transport protocol: it takes its bytes into a buffer of our size (so that a slow reader of
-requests is slow in small bites and still notices who leaves) and hears at once when the other side closes, even in
-the middle of a silence. That moment, and every other, goes into the attempt log; tests wait on the log, never on time.
-
-A healthy answer that needs no pause is written in the callback that completed the request, from bytes that were built
-once, so that the provider can stand behind a load test.
+A `Connection` reads, an `Answer` writes. Here is what outlives both: the port, the faults that are due, the attempt log
+(tests wait on the log, never on time) and the healthy answers, built once, so that the provider can stand behind a
+load test.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import math
-import os
-import re
 import signal
 import socket
 import ssl as tls
-import struct
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 
 from proxy.demo import shapes
-from proxy.demo.script import (
-    BODY_KEPT_MAX,
-    SPOOFED,
-    Attempt,
-    Cut,
-    Damage,
-    End,
-    Fault,
-    FaultError,
-    Send,
-    Step,
-    Wait,
-    say_of,
-    script_from_json,
-    stream_steps,
-    unary_steps,
-)
-from proxy.demo.shapes import Asked, Dialect
+from proxy.demo.answer import DATE, JSON, SSE, TEMPLATES_MAX, Answer, chunk, response_head
+from proxy.demo.asked import Asked, Dialect
+from proxy.demo.connection import READ_BYTES, Connection
+from proxy.demo.ports import clogged_port, dead_port, mute_port
+from proxy.demo.request import HEAD_BYTES_MAX, BadRequest
+from proxy.demo.script import Attempt, Fault, FaultError, script_from_json
+from proxy.demo.steps import Step, say_of
+
+__all__ = [
+    "HEAD_BYTES_MAX",
+    "LOG_MAX",
+    "TEMPLATES_MAX",
+    "BadRequest",
+    "FakeProvider",
+    "Hook",
+    "clogged_port",
+    "dead_port",
+    "mute_port",
+    "serve",
+]
 
 LOG_MAX: Final = 50_000
 """Attempts kept in the log; older ones are forgotten."""

@@ -68,10 +68,12 @@ def stamp(template: bytes, n: int) -> bytes:
 
 
 def sse(value: object) -> bytes:
+    """Return a value as one unnamed event."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 def named(kind: Kind, name: str, value: dict[str, Any]) -> Event:
+    """Return a value as an event that has its name on the `event` line and in the field `type`."""
     return Event(kind, b"event: " + name.encode() + b"\n" + sse({"type": name, **value}))
 
 

@@ -46,6 +46,11 @@ from proxy.upstream.pump import Asked, Pump
 from proxy.upstream.session import Upstream, Upstreams
 
 STREAM_HEADERS: Final = [("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"), ("Incremental", "?1")]
+HELD_SHARE: Final = 8
+UNSENT_SHARE: Final = 4
+"""Shares of `stream.buffer_kb` at which the upstream is paused (held by us) and the task waits (unsent in the socket).
+Either may be overshot: by a read of 64 KiB, and by what was held when the last write began. With the default of 256 KiB
+that is 32 + 64 held and 64 + 96 unsent, 256 KiB in all at the most (S37)."""
 STREAM_NAMES: Final = frozenset({"cache-control", "x-accel-buffering", "incremental"})
 IDENTITY: Final = b"Accept-Encoding: identity\r\n"
 
@@ -350,7 +355,7 @@ class Drive:
     def readable(self, n: int) -> None:
         pump = self._pumps[n]
         if pump is self._committed:
-            if pump.out_size > self._plan.stream.buffer_bytes // 2 and pump.call is not None:
+            if pump.out_size > self._plan.stream.buffer_bytes // HELD_SHARE and pump.call is not None:
                 pump.call.hold()
             if pump.is_complete():
                 self._arm()  # from here on it has only seconds to end by itself
@@ -442,7 +447,7 @@ class Drive:
         if self._asked == "stream":
             headers = [header for header in headers if header[0].lower() not in STREAM_NAMES]
             headers += STREAM_HEADERS
-        sink.pace(write_timeout_s=settings.write_timeout_s, buffer_bytes=settings.buffer_bytes // 2)
+        sink.pace(write_timeout_s=settings.write_timeout_s, buffer_bytes=settings.buffer_bytes // UNSENT_SHARE)
         await sink.begin(pump.status, headers)
         call = pump.call
         while True:

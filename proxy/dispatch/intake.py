@@ -23,6 +23,9 @@ _PATHS: Final = {
 }
 _FATES_MAX: Final = 4096
 
+_OURS: Final = frozenset({"health", "capabilities", "incidents", "uptime", "analytics", "events", "explain"})
+"""First parts of paths below ``/v1`` that are the sidecar's own; no provider is ever asked for them."""
+
 
 class Refusal(Exception):
     """The request itself is wrong; answered without an upstream call."""
@@ -69,6 +72,13 @@ def locate(method: str, path: str, providers: Mapping[str, object]) -> Where:
         if name in providers:
             return Where(Endpoint.RAW, "/" + rest, provider=name)
     if path.startswith("/v1/"):
+        if bare[1:].partition("/")[0] in _OURS:
+            raise Refusal(
+                status=404,
+                code="not_in_this_version",
+                message=f"{path[:100]} is the sidecar's own and not served by this version; see /status and /metrics "
+                "on the admin port",
+            )
         return Where(Endpoint.RAW, path)
     raise Refusal(
         status=404,

@@ -23,6 +23,9 @@ from proxy.policy.limiter import Limiter
 
 CENSORED = frozenset({"superseded", "deadline"})
 """Ends without content that say how slow a target is at least. A caller that leaves says nothing (S30)."""
+SLOW_LINE_MIN_S = hedge.FLOOR_S
+"""No attempt is slow before this. A target that answers in 2 ms is slowed more by our own host than by itself, and the
+detector would send its callers away for it (`resilience.md` 3.6 names no floor; that of 3.8 serves)."""
 OUT_S = 300.0
 """A refused credential, missing right or unknown model takes its target out for this long (`resilience.md` 3.3)."""
 
@@ -163,7 +166,8 @@ class Cluster:
         """The attempt goes out."""
         state.inflight += 1
         state.used_at = now
-        state.breaker.start(permit, now, state.latency.p(0.95, key, now))
+        p95_s = state.latency.p(0.95, key, now)
+        state.breaker.start(permit, now, None if p95_s is None else max(p95_s, SLOW_LINE_MIN_S))
 
     def content(self, state: TargetState, permit: Permit, key: LatencyKey, elapsed_s: float, now: float) -> None:
         """The attempt has shown its first content, `elapsed_s` after it began."""

@@ -11,43 +11,39 @@ times. `_due` holds a time before which nothing can be due, so that the ordinary
 The moments at which attempts pass their lines lie in a heap, because prompts differ and with them the lines. Attempts
 that got their content in time are dropped when their moment comes, or all at once when the heap has doubled.
 
-The policies of requests are circuits of their own over the same evidence (`overlay.py`). They share with the base one
-pool of leases. Should leases that mean nothing to the base fill the pool when the base needs one, the oldest of them is
-taken back: a header never takes a probe from those who sent none.
+The parts: the target's own circuit, fed at every event (`target_circuit.py`); the policies of requests, circuits of
+their own over the same evidence (`overlay.py`); one pool of leases for the probes of them all (`leases.py`). Here they
+are asked in turn, and what an operator forces stands above them. What is told is said in the words of `verdict.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from heapq import heapify, heappop, heappush
 from operator import itemgetter
-from typing import Final, Literal
+from typing import Final
 
 from proxy.base.outcome import GROUP, Class, Group, Outcome
+from proxy.policy.leases import BUSY_WAIT_S, LEASE_MAX_S, LEASE_MIN_S, LEASES_MAX, Leases
 from proxy.policy.overlay import (
     STORE_FULL,
     Circuit,
-    Detectors,
     Entry,
     Exclusion,
-    Lease,
     Policy,
     Settings,
     Store,
     exclusion_policy,
-    line_at,
     resolve,
-    rule_name,
 )
+from proxy.policy.target_circuit import TargetCircuit
+from proxy.policy.verdict import Change, Forced, Mark, Refused
 from proxy.policy.window import (
     INF,
     ConsecutiveRule,
     CountRule,
-    Dice,
     Evidence,
     Grant,
     H,
@@ -55,13 +51,16 @@ from proxy.policy.window import (
     Permit,
     RateRule,
     State,
-    Tally,
-    is_slow,
-    matches,
-    tally,
 )
 
 __all__ = [
+    "FORCED_WAIT_S",
+    "LEASES_MAX",
+    "LEASE_MAX_S",
+    "LEASE_MIN_S",
+    "OVERLAY_CAP",
+    "SLOW_PROBE_S",
+    "SLOW_PROBE_SHARE",
     "Breaker",
     "Change",
     "ConsecutiveRule",
@@ -76,11 +75,6 @@ __all__ = [
     "State",
 ]
 
-LEASE_MIN_S: Final = 5.0
-LEASE_MAX_S: Final = 600.0
-"""No lease lasts longer, whatever the p99: the longest request by default (chosen)."""
-LEASES_MAX: Final = 10
-"""Probes of one target at the same time, over all policies."""
 OVERLAY_CAP: Final = 2
 """Attempts at the same time which the base refuses and a request's own rule admits."""
 SLOW_PROBE_SHARE: Final = 0.05
@@ -88,73 +82,9 @@ SLOW_PROBE_S: Final = 30.0
 """A slow target is led with by 5 % of the requests, and by one per 30 s at least."""
 FORCED_WAIT_S: Final = 60.0
 """What callers are told to wait when a target is forced open without an end (chosen)."""
-_BUSY_WAIT_S: Final = 1.0
-"""What they are told while all probes are out: an answer is near (chosen)."""
 _LINES_MIN: Final = 128
 _SLOW, _FAIL, _LATE, _EXPIRED, _UNFORCED = range(5)
 _OWNED: Final[Key] = (Class.TIMEOUT, "first_content", 0)
-
-
-class Forced(StrEnum):
-    """What an operator has set, for a time or until further notice."""
-
-    NONE = "none"
-    OPEN = "open"
-    """Refuse everything."""
-    CLOSED = "closed"
-    """Admit everything, judge nothing."""
-    METRICS_ONLY = "metrics_only"
-    """Judge and report, refuse nothing."""
-
-
-class Mark(StrEnum):
-    """How the target's first-content times stand against what it used to need."""
-
-    NORMAL = "normal"
-    WATCHED = "watched"
-    SLOW = "slow"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """The target's circuit moved. Times are monotonic seconds; `at` may lie a little before the call that noticed."""
-
-    from_: State
-    to: State
-    reason: str
-    at: float
-    open_until: float | None
-    """Earliest time of the next probe; None unless it opened, or when an operator forced it open without an end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """Not admitted. Nothing was taken and nothing is to be given back."""
-
-    reason: Literal["open", "half_open", "overlay", "forced", "excluded"]
-    """`half_open`: all probes are out. `excluded`: refused by nothing but the exclusion, which is a preference."""
-    retry_after_s: float
-    """Seconds until it may be tried again, >= 0."""
-    state: State = State.OPEN
-    """What `X-Circuit-Status` tells: every refusal is `open` there."""
-    warning: str = ""
-
-
-class _Base(Circuit):
-    """The target's own circuit; tells of its moves."""
-
-    __slots__ = ("moved",)
-
-    def __init__(
-        self, policy: Policy, evidence: Evidence, dice: Dice, moved: Callable[[State, State, str, float], None]
-    ) -> None:
-        super().__init__(policy, evidence, dice)
-        self.moved = moved
-
-    def _move(self, to: State, reason: str, at: float) -> None:
-        before = self.state
-        super()._move(to, reason, at)
-        self.moved(before, to, reason, at)
 
 
 class Breaker:
@@ -169,7 +99,6 @@ class Breaker:
         "_fail_line_s",
         "_forced",
         "_forced_until",
-        "_judging",
         "_last_probe_at",
         "_leases",
         "_lines",
@@ -182,7 +111,6 @@ class Breaker:
         "_slow",
         "_slow_line_s",
         "_store",
-        "_tally",
         "_u",
     )
 
@@ -200,23 +128,21 @@ class Breaker:
         self._now = now if math.isfinite(now) else -INF
         self._on_change = on_change
         self._evidence = Evidence()
-        self._detectors = Detectors()
         self._store = Store()
-        self._leases: dict[int, Lease] = {}
         self._lines: list[tuple[float, int, int, Permit]] = []
         self._lines_max = _LINES_MIN
         self._due = INF
         self._capped = 0
         self._forced = Forced.NONE
         self._forced_until = INF
-        self._judging = True
         self._plain = True
         self._slow = False
         self._last_probe_at = -INF
-        self._tally: Tally | None = None
         self._slow_line_s: float | None = None
         self._fail_line_s: float | None = None
-        self._base = _Base(resolve(settings), self._evidence, self._draw, self._moved)
+        self._base = TargetCircuit(resolve(settings), self._evidence, self._draw, self._moved)
+        self._detectors = self._base.detectors
+        self._leases = Leases(self._base)
         self._adopt()
 
     # Admission --------------------------------------------------------------------------------------------------------
@@ -265,7 +191,7 @@ class Breaker:
             return Refused(reason="overlay", retry_after_s=entry.open_until - now, warning=warning)
         mine = base.ask(now)
         capped = False
-        if panic and self._settings.panic and (mine is State.OPEN or not self._room(base)):
+        if panic and self._settings.panic and (mine is State.OPEN or not self._leases.has_room(base)):
             mine = State.CLOSED
         elif mine is State.OPEN:
             if not self._may_loosen(overlay, entry):
@@ -274,16 +200,16 @@ class Breaker:
         probing: list[Circuit] = []
         for circuit, state in ((base, mine), (entry, theirs)):
             if circuit is not None and state is State.HALF_OPEN:
-                if not self._room(circuit):
-                    return Refused(reason="half_open", retry_after_s=self._busy_s(circuit, now), warning=warning)
+                if not self._leases.has_room(circuit):
+                    return Refused(reason="half_open", retry_after_s=self._leases.busy_s(circuit, now), warning=warning)
                 probing.append(circuit)
         if trial is not None and trial.ask(now) is not State.CLOSED:
-            if trial.ask(now) is State.OPEN or not self._room(trial):
-                wait_s = max(self._busy_s(trial, now), trial.open_until - now)
+            if trial.ask(now) is State.OPEN or not self._leases.has_room(trial):
+                wait_s = max(self._leases.busy_s(trial, now), trial.open_until - now)
                 return Refused(reason="excluded", retry_after_s=wait_s, warning=warning)
             probing.append(trial)
-        if probing and not self._make_room(base in probing):
-            return Refused(reason="half_open", retry_after_s=_BUSY_WAIT_S, warning=warning)
+        if probing and not self._leases.make_room(base in probing):
+            return Refused(reason="half_open", retry_after_s=BUSY_WAIT_S, warning=warning)
         return self._grant(now, probing, expires, capped, warning)
 
     def _grant(self, now: float, probing: list[Circuit], expires: float, capped: bool, warning: str) -> Permit:
@@ -293,7 +219,7 @@ class Breaker:
         if probing or capped or warning:
             permit.grant = Grant(permit.serial if probing else None, capped, warning)
         if probing:
-            self._leases[permit.serial] = Lease(permit, expires, probing)
+            self._leases.give(permit, expires, probing)
             self._due = min(self._due, expires)
         self._capped += capped
         return permit
@@ -315,32 +241,6 @@ class Breaker:
         if overlay is None or entry is None or not overlay.counts:
             return False
         return self._settings.looser == "capped" and self._capped < OVERLAY_CAP
-
-    def _room(self, circuit: Circuit) -> bool:
-        """Whether a circuit has a lease left. Leases of an older generation do not count."""
-        if circuit.state is not State.HALF_OPEN:
-            return True
-        return sum(circuit in lease.live() for lease in self._leases.values()) < circuit.policy.permits
-
-    def _make_room(self, for_base: bool) -> bool:
-        """Whether the pool has a lease left, if need be by taking back one that means nothing to the base."""
-        leases = self._leases
-        for serial in [serial for serial, lease in leases.items() if not lease.live()]:
-            del leases[serial]
-        if len(leases) < LEASES_MAX:
-            return True
-        foreign = [serial for serial, lease in leases.items() if self._base not in lease.live()]
-        if not for_base or not foreign:
-            return False
-        del leases[foreign[0]]
-        return True
-
-    def _busy_s(self, circuit: Circuit, now: float) -> float:
-        """Seconds until a circuit whose probes are all out may have one again, at most 1; 0 when it has one now."""
-        if self._room(circuit):
-            return 0.0
-        soonest = min(lease.expires for lease in self._leases.values() if circuit in lease.live())
-        return min(_BUSY_WAIT_S, soonest - now)
 
     # Asking without taking --------------------------------------------------------------------------------------------
 
@@ -386,7 +286,7 @@ class Breaker:
         state = circuit.ask(now)
         if state is State.CLOSED:
             return 0.0
-        return circuit.open_until - now if state is State.OPEN else self._busy_s(circuit, now)
+        return circuit.open_until - now if state is State.OPEN else self._leases.busy_s(circuit, now)
 
     def _forced_wait_s(self, now: float) -> float:
         return FORCED_WAIT_S if self._forced_until == INF else max(0.0, self._forced_until - now)
@@ -442,9 +342,7 @@ class Breaker:
         if len(self._lines) > self._lines_max:
             self._sweep()
         if permit.grant is not None:
-            lease = self._leases.get(permit.serial)
-            if lease is not None:
-                self._due = min(self._due, lease.due())
+            self._due = min(self._due, self._leases.due_of(permit))
 
     def response_byte(self, permit: Permit, now: float) -> None:
         """The target answered something. It ends a row of failed connects."""
@@ -462,13 +360,13 @@ class Breaker:
         if now < permit.replied_at:
             permit.replied_at = now
             self._detectors.connects = 0
-        if permit.slow_at < INF and not permit.slow and self._counts(permit):
+        if permit.slow_at < INF and not permit.slow and self._base.counts(permit):
             slow = self._detectors.slow
             slow.good()
             if self._slow and slow.s < H / 2:
                 self._slow = False
         if permit.grant is not None:
-            self._vote(permit, None, now)
+            self._leases.vote(permit, None, now)
 
     def end(self, permit: Permit, outcome: Outcome, now: float, allowance_s: float | None = None) -> None:
         """The attempt's one outcome. `allowance_s`: the request's whole time allowance, for the owner exception.
@@ -485,14 +383,14 @@ class Breaker:
         if cls is Class.CANCELLED and self._owned(permit, outcome, now, allowance_s):
             key = _OWNED
         if permit.grant is not None:
-            self._vote(permit, key, now)
+            self._leases.vote(permit, key, now)
             self._give_back(permit)
         group = GROUP[key[0]]
         if group is Group.LOCAL:
             return
         self._evidence.ended(permit, key, now)
-        if (group is Group.GOOD or group is Group.BAD) and self._counts(permit):
-            self._weigh(permit, key, group is Group.BAD, now)
+        if (group is Group.GOOD or group is Group.BAD) and self._base.counts(permit):
+            self._base.weigh(permit, key, group is Group.BAD, now)
 
     @staticmethod
     def _owned(permit: Permit, outcome: Outcome, now: float, allowance_s: float | None) -> bool:
@@ -501,41 +399,8 @@ class Breaker:
             return False
         return permit.slow_at <= now and 2 * (now - permit.started_at) >= allowance_s
 
-    def _counts(self, permit: Permit) -> bool:
-        """Whether an attempt speaks for or against the target now: closed, and admitted since the last close."""
-        base = self._base
-        return self._judging and base.state is State.CLOSED and permit.generation == base.generation
-
-    def _weigh(self, permit: Permit, key: Key, bad: bool, at: float) -> None:
-        policy, rule_tally = self._base.policy, self._tally
-        if bad and policy.excluded and matches(policy.excluded, key):
-            return
-        self._detectors.ended(key, bad)
-        if rule_tally is None:
-            reason = self._detectors.reached(False) if bad else ""
-        elif permit.counted:
-            reason = ""
-        else:
-            slow = is_slow(policy.rule, permit, at)
-            reason = rule_name(policy.rule) if rule_tally.weigh(at, bad, slow) else ""
-        if reason:
-            self._base.trip(at, reason)
-
-    def _vote(self, permit: Permit, key: Key | None, now: float) -> None:
-        """Use up a probe's lease. `key`: the outcome, None: first content. Each circuit applies its own filter."""
-        lease = self._leases.pop(permit.serial, None)
-        if lease is None:
-            return
-        group = Group.GOOD if key is None else GROUP[key[0]]
-        if group not in (Group.GOOD, Group.BAD, Group.LIMITED):
-            return
-        good = group is Group.GOOD
-        for circuit in lease.live():
-            if good or key is None or not matches(circuit.policy.excluded, key):
-                circuit.vote(good, now, "probe_failed")
-
     def _give_back(self, permit: Permit) -> None:
-        self._leases.pop(permit.serial, None)
+        self._leases.take_back(permit)
         if permit.grant is not None and permit.grant.capped:
             permit.grant.capped = False
             self._capped -= 1
@@ -558,10 +423,8 @@ class Breaker:
         while lines and lines[0][0] <= now:
             at, kind, _, permit = heappop(lines)
             if permit.content_at == INF and permit.ended_at == INF:
-                due.append((at, kind, partial(self._passed_slow if kind == _SLOW else self._passed_fail, permit)))
-        for serial, lease in self._leases.items():
-            due += [(lease.slow_at(c), _LATE, partial(self._probe_late, serial, c)) for c in lease.live()]
-            due.append((lease.expires, _EXPIRED, partial(self._probe_expired, serial)))
+                due.append((at, kind, partial(self._passed_slow if kind == _SLOW else self._base.weigh_late, permit)))
+        due += [(at, _EXPIRED if is_end else _LATE, act) for at, is_end, act in self._leases.moments()]
         due.append((self._forced_until, _UNFORCED, partial(self._set_forced, Forced.NONE, INF)))
         for at, _, act in sorted((entry for entry in due if entry[0] <= now), key=itemgetter(0, 1)):
             act(at)
@@ -569,12 +432,8 @@ class Breaker:
 
     def _settle(self) -> None:
         """Find the next time at which something may fall due."""
-        due = self._forced_until
-        if self._lines:
-            due = min(due, self._lines[0][0])
-        for lease in self._leases.values():
-            due = min(due, lease.due())
-        self._due = due
+        next_line = self._lines[0][0] if self._lines else INF
+        self._due = min(self._forced_until, next_line, self._leases.due())
 
     def _sweep(self) -> None:
         """Drop the lines of attempts that have had their content or their end."""
@@ -585,7 +444,7 @@ class Breaker:
 
     def _passed_slow(self, permit: Permit, at: float) -> None:
         permit.slow = True
-        if not self._counts(permit) or not self._detectors.slow.bad():
+        if not self._base.counts(permit) or not self._detectors.slow.bad():
             return
         if not self._slow:
             self._slow = True
@@ -595,22 +454,6 @@ class Breaker:
             self._base.trip(at, "slow")
         else:
             self._sync(at)
-
-    def _passed_fail(self, permit: Permit, at: float) -> None:
-        permit.counted = True
-        if self._tally is not None and self._counts(permit) and self._tally.weigh(at, True, True):
-            self._base.trip(at, rule_name(self._base.policy.rule))
-
-    def _probe_late(self, serial: int, circuit: Circuit, at: float) -> None:
-        lease = self._leases.get(serial)
-        if lease is not None and circuit in lease.live():
-            lease.drop(circuit)
-            circuit.vote(False, at, "probe_slow")
-
-    def _probe_expired(self, serial: int, at: float) -> None:
-        lease = self._leases.pop(serial, None)
-        for circuit in () if lease is None else lease.live():
-            circuit.vote(False, at, "probe_expired")
 
     # Moves ------------------------------------------------------------------------------------------------------------
 
@@ -629,9 +472,7 @@ class Breaker:
 
     def _moved(self, before: State, to: State, reason: str, at: float) -> None:
         if to is State.CLOSED:
-            self._detectors.clear()
             self._slow = False
-            self._new_tally()
         elif to is State.OPEN:
             self._sync(at)
         self._plain = to is State.CLOSED and self._forced is not Forced.OPEN
@@ -658,8 +499,8 @@ class Breaker:
         before = self._visible()
         self._forced = mode
         self._forced_until = until
-        self._judging = mode in (Forced.NONE, Forced.METRICS_ONLY)
-        if not self._judging:
+        self._base.judging = mode in (Forced.NONE, Forced.METRICS_ONLY)
+        if not self._base.judging:
             self._leases.clear()
             self._base.generation += 1
         self._plain = self._base.state is State.CLOSED and mode is not Forced.OPEN
@@ -722,28 +563,8 @@ class Breaker:
             if not permit.counted and line < INF and permit.ended_at == INF:
                 self._lines.append((line, _FAIL, permit.serial, permit))
         self._sweep()
-        self._new_tally()
+        self._base.renew_tally()
         self._settle()
-
-    def _new_tally(self) -> None:
-        """An empty tally, then what belongs to this generation: nothing after a close, all of it after a reload."""
-        base = self._base
-        rule = base.policy.rule
-        self._tally = None if rule is None else tally(rule)
-        if self._tally is None or base.state is not State.CLOSED:
-            return
-        events: list[tuple[float, bool, bool]] = []
-        for permit in (*self._evidence.history, *self._evidence.running):
-            if permit.generation != base.generation:
-                continue
-            group = GROUP[permit.key[0]]
-            bad = group is Group.BAD and not matches(base.policy.excluded, permit.key)
-            if permit.counted:
-                events.append((line_at(base.policy, permit), True, True))
-            elif bad or group is Group.GOOD:
-                events.append((permit.ended_at, bad, is_slow(rule, permit, permit.ended_at)))
-        for at, bad, slow in sorted(events):
-            self._tally.weigh(at, bad, slow)
 
     def view(self, now: float) -> dict[str, object]:
         """The target's circuit for reports. `counts`: outcomes by name over the last 120 s, local rejects left out."""
@@ -766,7 +587,7 @@ class Breaker:
             "S_err": detectors.err.s,
             "S_slow": detectors.slow.s,
             "in_flight": len(self._evidence.running),
-            "leases": sum(bool(lease.live()) for lease in self._leases.values()),
+            "leases": len(self._leases),
             "overlays": len(self._store.entries),
             "overlays_refused": self._store.refused,
             "overlay_cap_used": self._capped,

@@ -27,6 +27,10 @@ PARSER_REFUSALS: Final = (HttpProcessingError, ValueError, RuntimeError, Asserti
 _READ_LIMIT: Final = 1 << 30
 """Parser-side buffering never pauses: every piece is taken out at once and the pump applies its own back-pressure."""
 
+_BUFFER: Final = memoryview(bytearray(64 * 1024))
+"""What every connection reads into, one after the other on the one loop of the process. It bounds a read: uvloop's own
+buffer takes 256 KiB at once, so that a caller who does not read would hold two such pieces, whatever the limits say."""
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -46,7 +50,7 @@ class Receiver(Protocol):
         """The exchange is broken: one of the FAULT words. Nothing follows."""
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.BufferedProtocol):
     """A connection. `busy` while an exchange runs; `usable` while another one may follow."""
 
     __slots__ = (
@@ -129,7 +133,12 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writable = True
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Room for the next read, which `buffer_updated` takes out before anybody else reads."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(_BUFFER[:nbytes])
         receiver = self._receiver
         if receiver is None:
             self.drop()  # bytes after the end never reach the next caller
