@@ -91,7 +91,7 @@ class App:
             started=lambda: self.listeners is not None,
             unready=self._unready,
             unlive=self._unlive,
-            metrics=lambda wants_open: self.metrics.render(wants_open)[0],
+            metrics=(lambda wants_open: self.metrics.render(wants_open)[0]) if self.config.metrics else None,
             config=lambda: {"path": self.config.path, "sha256": self.config.digest, **self.config.redacted},
             status=self.status,
             quit=self.stop,

@@ -33,11 +33,11 @@ providers:
   anthropic: {{dialect: anthropic, base_url: "{anthropic}", api_key: demo-anthropic}}
   google: {{dialect: gemini, base_url: "{google}", api_key: demo-google}}
 routes:
-  - name: demo
-    targets: [{{provider: openai}}, {{provider: backup}}]
   - name: messages
     match: {{paths: [/v1/messages]}}
     targets: [{{provider: anthropic}}]
+  - name: demo
+    targets: [{{provider: openai}}, {{provider: backup}}]
 store: {{path: ":memory:"}}
 telemetry: {{log: {{format: text, level: warning}}}}
 """
@@ -75,13 +75,20 @@ class World:
         self._providers["openai"].default = Fault(status=503)
 
     async def __aenter__(self) -> Self:
-        for provider in self._providers.values():
-            await provider.start()
+        try:
+            for provider in self._providers.values():
+                await provider.start()
+        except BaseException:
+            await self._stop()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
         for provider in self._providers.values():
             await provider.stop()
 

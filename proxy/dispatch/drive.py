@@ -194,6 +194,7 @@ class Drive:
         """Whatever happened: nothing of this request runs on, except losers that were to be let run."""
         self._finished = True
         running = self._machine.running()
+        record = self._record()
         if running and not self._left and not self._plan.hedge.cancel_slower and self._committed is not None:
             self._arm()
         else:
@@ -203,8 +204,17 @@ class Drive:
                     pump.call.stop()
             if running:
                 self._machine.step(ClientGone("downstream"), self._room.clock())
-            self._disarm()
-        self._room.observe(self._record())
+            self._release()
+        self._room.observe(record)
+
+    def _release(self) -> None:
+        """Let go of everything that points back here: bodies of megabytes must not wait for the cycle collector."""
+        self._disarm()
+        for pump in self._pumps:
+            pump.call = None
+        self._pumps = []
+        self._committed = None
+        self._bodies.clear()
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -305,18 +315,29 @@ class Drive:
         key = "max_output_tokens" if self._where.endpoint is Endpoint.RESPONSES else "max_tokens"
         return {key: max(1, int(limit * share))}
 
+    def _key(self, upstream: Upstream, index: int) -> str:
+        """The credential that a candidate is called with; empty for none."""
+        source = self._keys[index]
+        if source == "sidecar":
+            return upstream.own_key()
+        if source == "caller":
+            return self._headers.credential
+        name = f"x-provider-key-{upstream.account.name.lower()}" if source == "header" else ""
+        return next((value for key, value in self._headers.control if key == name), "")
+
+    def _without_keys(self, body: bytes) -> bytes:
+        """An error without the credentials that its attempts were sent with: some providers repeat them."""
+        for index in {attempt.index for attempt in self._machine.attempts}:
+            upstream = self._room.upstreams[self._plan.candidates[index].target.provider]
+            key = self._key(upstream, index).encode("utf-8", "surrogateescape")
+            if key and key in body:
+                body = body.replace(key, b"(key)")
+        return body
+
     def _head(self, upstream: Upstream, index: int, body_bytes: int) -> bytes:
         candidate = self._plan.candidates[index]
         source = self._keys[index]
-        if source == "sidecar":
-            credential = upstream.own_line()
-        elif source == "caller":
-            credential = upstream.line(self._headers.credential)
-        elif source == "header":
-            name = f"x-provider-key-{candidate.target.provider.lower()}"
-            credential = upstream.line(next((v for k, v in self._headers.control if k == name), ""))
-        else:
-            credential = b""
+        credential = upstream.own_line() if source == "sidecar" else upstream.line(self._key(upstream, index))
         raw = self._where.endpoint is Endpoint.RAW
         extra = self._room.via + (self._headers.accept_encoding if raw else IDENTITY)
         lines = self._headers.passed
@@ -349,7 +370,10 @@ class Drive:
             self._feed(Finished(n, outcome))
         else:
             self._feed(Broke(n, outcome))
-        if pump is self._committed:
+        if self._finished:
+            if not self._machine.running():
+                self._release()  # the last loser that was let run
+        elif pump is self._committed:
             self._wake()
 
     def readable(self, n: int) -> None:
@@ -412,7 +436,7 @@ class Drive:
             if not pump.over and pump.call is not None and pump.call.due()[0] <= now:
                 pump.call.expire(now)
         if self._finished and not self._machine.running():
-            self._disarm()
+            self._release()
         else:
             self._arm()
 
@@ -475,7 +499,8 @@ class Drive:
         if self._asked == "stream" and self._where.endpoint is not Endpoint.RAW:
             error = pump.reader.error if pump.reader is not None else None
             dialect = "anthropic" if self._where.endpoint is Endpoint.MESSAGES else "openai"
-            await self._sink.write(told.broken(dialect, outcome, error, self._inbound.request_id))
+            told_error = told.broken(dialect, outcome, error, self._inbound.request_id)
+            await self._sink.write(self._without_keys(told_error))
         self._sink.abort()
 
     async def _refuse(self) -> None:
@@ -494,7 +519,7 @@ class Drive:
         spent = sum((a.ended_at or now) - a.started for a in self._machine.attempts)
         headers.append(told.timing((self._planned_at - accepted) * 1000, spent * 1000, (now - accepted) * 1000))
         self._status = status
-        await self._sink.whole(status, headers, body)
+        await self._sink.whole(status, headers, self._without_keys(body))
 
     # The record -------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ Headers = list[tuple[str, str]]
 def passed(raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
     """The upstream's response headers that may reach the caller."""
     out: Headers = []
+    named: set[str] = set()
     for name, value in raw:
         known = _PASSES.get(name)
         if known is None:
@@ -40,10 +41,9 @@ def passed(raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
         if known:
             out.append((known, value.decode("latin-1")))
         elif len(name) == 10 and name.lower() == b"connection":
-            named = {token.strip().lower() for token in value.decode("latin-1").split(",")}
-            raw = tuple(pair for pair in raw if pair[0].decode("latin-1").lower() not in named)
-            if named - {"close", "keep-alive"}:
-                return passed(raw)
+            named |= {token.strip().lower() for token in value.decode("latin-1").split(",")}
+    if named - {"close", "keep-alive"}:
+        return [pair for pair in out if pair[0].lower() not in named]
     return out
 
 

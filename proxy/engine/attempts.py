@@ -491,11 +491,21 @@ class Attempts:
         if refused:
             self.hedge_note = refused
             self._chooser.give_back(chosen, now)
+            if refused.endswith("budget"):
+                self._ask_again(running[0], now, out)
             return
         self.hedges += 1
         self._dial(chosen, "hedge", now, out)
         if self._plan.hedge.enabled and self.hedges < self._most_hedges():
             self._arm_hedge(running[0], now, out)
+
+    def _ask_again(self, attempt: Attempt, now: float, out: list[Command]) -> None:
+        """No token just now: look again when the attempt has waited half as long again.
+
+        What is merely slow answers meanwhile, so the tokens that come back go to the attempts that really hang.
+        """
+        self._hedge_timer = True
+        out.append(SetTimer(Timer.HEDGE, now + max(hedge.FLOOR_S, 0.5 * (now - attempt.started))))
 
     def _unaffordable(self, chosen: Chosen, now: float) -> str:
         """Why the hedge may not be paid for; empty when it may, and then it is paid."""

@@ -424,7 +424,8 @@ class Breaker:
             at, kind, _, permit = heappop(lines)
             if permit.content_at == INF and permit.ended_at == INF:
                 due.append((at, kind, partial(self._passed_slow if kind == _SLOW else self._base.weigh_late, permit)))
-        due += [(at, _EXPIRED if is_end else _LATE, act) for at, is_end, act in self._leases.moments()]
+        for at, is_end, act in self._leases.moments():
+            due.append((at, _EXPIRED if is_end else _LATE, act))
         due.append((self._forced_until, _UNFORCED, partial(self._set_forced, Forced.NONE, INF)))
         for at, _, act in sorted((entry for entry in due if entry[0] <= now), key=itemgetter(0, 1)):
             act(at)

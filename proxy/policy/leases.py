@@ -11,7 +11,7 @@ first two come from the breaker (`vote`); the last two fall due by time alone (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -102,14 +102,16 @@ class Leases:
 
     def due(self) -> float:
         """When any lease next wants attention without any event; infinite when none does."""
-        return min((lease.due() for lease in self._leases.values()), default=INF)
+        leases = self._leases
+        return min([lease.due() for lease in leases.values()]) if leases else INF
 
-    def moments(self) -> Iterator[tuple[float, bool, Callable[[float], None]]]:
+    def moments(self) -> list[tuple[float, bool, Callable[[float], None]]]:
         """(time, whether a lease ends then, what is to be done then) of every lease, whatever the time is now."""
+        found: list[tuple[float, bool, Callable[[float], None]]] = []
         for serial, lease in self._leases.items():
-            for circuit in lease.live():
-                yield lease.slow_at(circuit), False, partial(self._late, serial, circuit)
-            yield lease.expires, True, partial(self._expired, serial)
+            found += [(lease.slow_at(c), False, partial(self._late, serial, c)) for c in lease.live()]
+            found.append((lease.expires, True, partial(self._expired, serial)))
+        return found
 
     def _late(self, serial: int, circuit: Circuit, at: float) -> None:
         lease = self._leases.get(serial)

@@ -15,6 +15,7 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -44,8 +45,9 @@ class AdminState:
     """Why no new traffic should come (no valid config, draining, stalled loop); empty: ready. Never a provider."""
     unlive: Callable[[], str]
     """Why the process should be restarted; empty: alive."""
-    metrics: Callable[[bool], bytes]
-    """The exposition, in OpenMetrics when the argument is true. Called in a thread, one call at a time."""
+    metrics: Callable[[bool], bytes] | None
+    """The exposition, in OpenMetrics when the argument is true. Called in a thread, one call at a time. None: there is
+    no ``/metrics``."""
     config: Callable[[], Mapping[str, Any]]
     """The effective configuration, secrets already replaced."""
     status: Callable[[], Mapping[str, Any]]
@@ -99,9 +101,9 @@ class Admin:
             "/startupz": self._startupz,
             "/livez": self._livez,
             "/readyz": self._readyz,
-            "/metrics": self._metrics,
             "/config": self._config,
             "/status": self._status,
+            **({} if state.metrics is None else {"/metrics": partial(self._metrics, state.metrics)}),
             **(read or {}),
         }
         self._dangerous: dict[str, Route] = {
@@ -144,11 +146,11 @@ class Admin:
     async def _status(self, _: Inbound) -> tuple[int, Headers, bytes]:
         return _json(self._state.status())
 
-    async def _metrics(self, inbound: Inbound) -> tuple[int, Headers, bytes]:
+    async def _metrics(self, render: Callable[[bool], bytes], inbound: Inbound) -> tuple[int, Headers, bytes]:
         accept = b",".join(value for name, value in inbound.headers if name.lower() == b"accept")
         wants_open = b"application/openmetrics-text" in accept.lower()
         async with self._metrics_lock:
-            text = await asyncio.to_thread(self._state.metrics, wants_open)
+            text = await asyncio.to_thread(render, wants_open)
         return 200, [("Content-Type", OPENMETRICS if wants_open else PROMETHEUS), _NO_STORE], text
 
     async def _quit(self, _: Inbound) -> tuple[int, Headers, bytes]:

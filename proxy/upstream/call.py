@@ -247,6 +247,8 @@ class Call:
             return
         self.ended = True
         if wire is not None:
+            if self.held and not wire.transport.is_closing():
+                wire.transport.resume_reading()  # its next exchange would wait for an answer that nobody reads
             self._connector.give_back(wire)
         try:
             self._answer.end()

@@ -321,7 +321,7 @@ class Pump:
 
     def _unary_end(self) -> None:
         reader = self.reader
-        if reader is None or (200 < self.status < 300 and not self.out):
+        if reader is None:
             self._content()
             self._finish(OK)
             return

@@ -43,9 +43,13 @@ class Upstream:
         self._cached_key = ""
         self._cached_line = b""
 
+    def own_key(self) -> str:
+        """The sidecar's credential; empty when it has none."""
+        return (self.account.key.read() if self.account.key is not None else None) or ""
+
     def own_line(self) -> bytes:
         """Header line of the sidecar's credential; empty when it has none."""
-        key = (self.account.key.read() if self.account.key is not None else None) or ""
+        key = self.own_key()
         if key != self._cached_key:
             self._cached_key, self._cached_line = key, credential_lines(self.account.dialect, key)
         return self._cached_line
