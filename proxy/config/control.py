@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
+from proxy.base.http import OUR_PREFIXES
 from proxy.config.checks import HeaderError, Place, nearest, plain
 
 KEY_PREFIX: Final = "x-provider-key-"
@@ -66,34 +67,13 @@ ANSWER_ONLY: Final = frozenset(
 )
 """Names that only answers carry. They are dropped from a request, and from an upstream's answer lest it spoofs ours."""
 
-_OURS: Final = (
-    "x-failover",
-    "x-provider-key",
-    "x-retry-",
-    "x-max-retr",
-    "x-circuit-",
-    "x-hedge",
-    "x-hedging",
-    "x-request-hedg",
-    "x-request-timeout-",
-    "x-first-token-",
-    "x-stream-idle-",
-    "x-stream-recover",
-    "x-degraded-mode",
-    "x-user-priorit",
-    "x-expl",
-    "x-chaos",
-    "x-outrider-",
-)
-"""A header that begins so is meant for us; an unknown one among them is a typo and therefore an error."""
-
 
 def is_control(name: str) -> bool:
     """Whether lower-case header `name` belongs to this contract: to be given to `parse` and kept from upstreams.
 
     The two of `FOREIGN` are not among them; they are read too, but they are not ours to remove.
     """
-    return name in KNOWN or name in ANSWER_ONLY or name.startswith(_OURS)
+    return name in KNOWN or name in ANSWER_ONLY or name.startswith(OUR_PREFIXES)
 
 
 class Fingerprint(str):
@@ -142,7 +122,7 @@ def by_name(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             continue
         is_key = name.startswith(KEY_PREFIX) and len(name) > len(KEY_PREFIX)
         if name not in KNOWN and not is_key and name not in FOREIGN:
-            if name.startswith(_OURS):
+            if name.startswith(OUR_PREFIXES):
                 raise _unknown(name)
             continue
         if given.setdefault(name, value) != value:

@@ -1,4 +1,4 @@
-"""What the YAML file may contain: the only module that knows pydantic.
+"""What the YAML file may contain: with `section` and `schema_breaker` the only module that knows pydantic.
 
 Every value has one `Rule` (in `validate`), which knows the words of its refusal and its JSON Schema. pydantic walks the
 structure and reports all errors with their paths; it never coerces, so that the *string* ``on`` of YAML 1.2 does not
@@ -13,16 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from proxy.config import names
 from proxy.config.names import Loc
+from proxy.config.schema_breaker import Breaker, Machine
+from proxy.config.section import Section
+from proxy.config.section import key as _key
+from proxy.config.section import section as _section
 from proxy.config.validate import (
     ASKED,
     CALLED,
     DAY_S,
     DIALECTS,
-    EXCLUDED,
     FAILURE,
     FAMILIES,
     FLAG,
@@ -80,30 +83,6 @@ Failures = Annotated[
 ]
 
 
-def _key(default: Any, description: str, **bounds: Any) -> Any:
-    """A key with its default; lists are copied for every file."""
-    if isinstance(default, list | dict):
-        shown: dict[str, Any] = {"default": default}
-        return Field(default_factory=default.copy, description=description, json_schema_extra=shown, **bounds)
-    return Field(default, description=description, **bounds)
-
-
-def _section(cls: type[Section], description: str) -> Any:
-    return Field(default_factory=cls, description=description)
-
-
-class Section(BaseModel):
-    """A mapping with known keys. One without content (all its lines commented out) is an empty one."""
-
-    # Deferred: of forty classes only two are ever asked to validate by themselves.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty(cls, data: object) -> object:
-        return {} if data is None else data
-
-
 class Listener(Section):
     host: Annotated[str, HOST] = _key("127.0.0.1", "Address to bind; ::1 is bound too beside 127.0.0.1.")
     port: Annotated[int, PORT] = _key(8711, "TCP port; 0 lets the system choose.")
@@ -153,68 +132,6 @@ class ModelEntry(Section):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         return {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, handler(schema)]}
-
-
-class SlidingWindow(Section):
-    """What a rate rule looks at."""
-
-    type: Annotated[str | None, word("count", "time")] = _key(None, "Attempts or seconds; count if unstated.")
-    size: Annotated[int | None, whole(1, 1024)] = _key(None, "Attempts, or seconds up to 120; 100 if unstated.")
-
-
-class Machine(Section):
-    """Keys of the breaker itself; all unstated: the adaptive trip rule."""
-
-    error_threshold: Annotated[int | None, whole(1, 1024)] = _key(
-        None, "Failures within the window that open; 5 when only the window is given. Selects the count rule."
-    )
-    error_threshold_window: Annotated[float | None, number(0.1, 3600, " seconds")] = _key(
-        None, "Length of the window; 60 when only the threshold is given. Selects the count rule."
-    )
-    timeout: Annotated[float | None, number(0.1, 3600, " seconds")] = _key(
-        None, "Time open; 30 under the count rule, else adaptive."
-    )
-    half_open_requests: Annotated[int | None, whole(1, 10)] = _key(None, "Probes at the same time; 3 if unstated.")
-    success_threshold: Annotated[int | None, whole(1, 100)] = _key(None, "Successes that close; 2 if unstated.")
-    excluded_errors: Annotated[list[Annotated[str, EXCLUDED]], Field(max_length=32)] | None = _key(
-        None, "Classes, sub-names or statuses that are no evidence; none if unstated."
-    )
-    monitor_latency: Annotated[bool | None, FLAG] = _key(None, "Whether slowness may open; false if unstated.")
-    latency_threshold_ms: Annotated[int | None, whole(1, 600_000, " milliseconds")] = _key(
-        None, "Slow line; 5000 under the count rule, else learned."
-    )
-    failureRateThreshold: Annotated[int | None, whole(1, 100, " percent")] = _key(
-        None, "Share of failures that opens; 50 if unstated. Selects the rate rule, as do the next four."
-    )
-    slidingWindow: SlidingWindow = _section(SlidingWindow, "Window of the rate rule.")
-    minimumNumberOfCalls: Annotated[int | None, whole(1, 1024)] = _key(
-        None, "Nothing opens below it; 100 if unstated, never more than a window of attempts."
-    )
-    slowCallDurationThreshold: Annotated[int | None, whole(1, 600_000, " milliseconds")] = _key(
-        None, "Time to first content from which an attempt is slow; unstated: none is."
-    )
-    slowCallRateThreshold: Annotated[int | None, whole(1, 100, " percent")] = _key(
-        None, "Share of slow attempts that opens; 100 if unstated."
-    )
-    consecutive: Annotated[int | None, whole(1, 1024)] = _key(
-        None, "Failures in a row that open. Selects the consecutive rule."
-    )
-    waitDurationInOpenState: Annotated[float | None, number(0.1, 3600, " seconds")] = _key(
-        None, "Another name of `timeout`."
-    )
-    permittedNumberOfCallsInHalfOpenState: Annotated[int | None, whole(1, 10)] = _key(
-        None, "Another name of `half_open_requests`."
-    )
-    looser: Annotated[str, word("capped", "never")] = _key(
-        "capped", "Whether a header with a looser rule may pass an open circuit, two calls at a time."
-    )
-    panic: Annotated[bool, FLAG] = _key(False, "With every target refused, try the one that reopens first.")
-
-
-class Breaker(Machine):
-    fallback: Annotated[str, word("error", "cache", "degraded")] = _key(
-        "error", "What the caller gets when no target admits the request."
-    )
 
 
 class Provider(Section):

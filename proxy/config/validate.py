@@ -21,7 +21,8 @@ from proxy.config import names
 from proxy.config.names import Loc
 
 if TYPE_CHECKING:  # the schema is made of the rules below
-    from proxy.config.schema import File, Machine, Policy, Provider, Route, Target
+    from proxy.config.schema import File, Policy, Provider, Route, Target
+    from proxy.config.schema_breaker import Machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

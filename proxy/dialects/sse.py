@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
+_END: Final = re.compile(rb"(?:\r\n){2,}|\n{2,}|\r{2,}|\n\r\n|\r\n\n")
+"""A blank line and others of its kind behind it: a megabyte of them is one end, not half a million events."""
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 
@@ -32,6 +33,8 @@ def data_of(event: bytes) -> bytes | None:
     comment)."""
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[6:-2]
+    if b"data" not in event:
+        return None
     lines = []
     for line in _LINE.split(event):
         if line.startswith(b"data:"):

@@ -67,8 +67,9 @@ def policy_headers(plan: Plan, machine: Attempts, request_id: str, now: float) -
     skipped = machine.skipped
     if skipped:
         out.append(("X-Failover-Skipped", ascii_only(", ".join(f"{name}={reason}" for name, reason in skipped))))
-    if plan.clamped:
-        out.append(("X-Policy-Clamped", ascii_only(", ".join(plan.clamped))))
+    if plan.clamped or machine.warning:
+        clamped = [*plan.clamped, f"X-Circuit-Breaker={machine.warning}"] if machine.warning else plan.clamped
+        out.append(("X-Policy-Clamped", ascii_only(", ".join(clamped))))
     if plan.explain:
         out.append(("X-Failover-Trace", trace(machine, now)))
     return out

@@ -209,6 +209,11 @@ class Attempts:
         """(target, reason) of every candidate that was left out, in the order of the decisions."""
         return [*self._plan.skipped, *self._chooser.skipped.items()]
 
+    @property
+    def warning(self) -> str:
+        """What could not be obeyed (the store of breaker overlays was full); empty: nothing."""
+        return self._chooser.warning
+
     def failover_reason(self) -> str:
         """Why another target than the primary answered."""
         last = next((a for a in reversed(self._failures) if a.index == 0 and a.outcome), None)

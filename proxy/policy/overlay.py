@@ -278,6 +278,7 @@ class Lease:
         return min([self.expires, *(self.slow_at(circuit) for circuit in self.live())])
 
     def drop(self, circuit: Circuit) -> None:
+        """Let it count no more for one circuit, whose vote it has given."""
         self.views = [view for view in self.views if view[0] is not circuit]
 
 
@@ -297,6 +298,7 @@ class Detectors:
         self.connects = 0
 
     def clear(self) -> None:
+        """Forget all three."""
         self.err.s = self.slow.s = 0.0
         self.connects = 0
 

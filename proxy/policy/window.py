@@ -192,6 +192,7 @@ class Evidence:
         """Latest failed active probe that no passed one has followed."""
 
     def ended(self, permit: Permit, key: Key, now: float) -> None:
+        """Take in an attempt that ended at `now`, and as what."""
         permit.key = key
         self.ring.add(key, now)
         self.history.append(permit)
@@ -223,6 +224,7 @@ class Cusum:
         return s >= H
 
     def good(self) -> None:
+        """A good event."""
         s = self.s - G
         self.s = s if s > 0.0 else 0.0
 
@@ -293,6 +295,7 @@ class CountTally:
         self._window_s = rule.window_s
 
     def weigh(self, at: float, bad: bool, slow: bool) -> bool:
+        """See `Tally.weigh`; only bad events matter."""
         if not bad:
             return False
         times = self._times
@@ -310,6 +313,7 @@ class ConsecutiveTally:
         self._row = 0
 
     def weigh(self, at: float, bad: bool, slow: bool) -> bool:
+        """See `Tally.weigh`; times do not matter."""
         self._row = self._row + 1 if bad else 0
         return self._row >= self._n
 
@@ -331,6 +335,7 @@ class RateTally:
         return self._sum, self._bad, self._slow
 
     def weigh(self, at: float, bad: bool, slow: bool) -> bool:
+        """See `Tally.weigh`; nothing trips below the least number of attempts."""
         rule, entries = self._rule, self._entries
         second = int(at)
         if rule.window == "time" and entries and entries[-1][0] == second:

@@ -266,9 +266,9 @@ class Call:
             self._answer.end()
         elif (
             fault in (FAULT_CLOSED, FAULT_RESET)
-            and self.head_at is None
             and wire is not None
             and wire.reused
+            and not wire.answered
             and not self._resent
         ):
             self._resent = True
@@ -302,11 +302,12 @@ def connect_outcome(error: Exception) -> Outcome:
     if isinstance(error, socket.gaierror | UnicodeError):
         return Outcome(cls=Class.CONNECT_ERROR, sub="dns", message="the provider's name cannot be resolved")
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = error.verify_message or "certificate refused"
+        reason = getattr(error, "verify_message", "") or "certificate refused"
         # A bad certificate does not heal in a second: no second try on this target.
         return Outcome(cls=Class.CONNECT_ERROR, sub="tls", message=f"TLS: {reason}"[:200], should_retry=False)
     if isinstance(error, ssl.SSLError):
-        return Outcome(cls=Class.CONNECT_ERROR, sub="tls", message=f"TLS: {error.reason or 'handshake failed'}"[:200])
+        tls_reason = getattr(error, "reason", "") or "handshake failed"  # missing when Python code raised it
+        return Outcome(cls=Class.CONNECT_ERROR, sub="tls", message=f"TLS: {tls_reason}"[:200])
     if isinstance(error, ConnectionRefusedError):
         return Outcome(cls=Class.CONNECT_ERROR, sub="refused", message="the provider refused the connection")
     if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):

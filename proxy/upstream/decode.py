@@ -13,6 +13,8 @@ BOMB_RATIO: Final = 200
 """A body that grows more than this over what came is a bomb once it passes `BOMB_FREE` (deflate's own limit is
 1032)."""
 BOMB_FREE: Final = 8 * 1024 * 1024
+MEMBER: Final = b"\x1f"
+"""First byte of a gzip member; a body may hold several, one behind the other (RFC 1952 section 2.2)."""
 
 
 class Damaged(Exception):
@@ -35,8 +37,15 @@ class Decoder:
     def feed(self, piece: bytes, most: int) -> bytes:
         """Decode a piece into at most `most` bytes; more than that, damage or a bomb raises `Damaged`."""
         self._came += len(piece)
+        inflate = self._inflate
+        if inflate.eof and inflate.unused_data:
+            return b""  # what stands behind the last member, padding mostly, belongs to nobody
         try:
-            out = self._inflate.decompress(piece, most)
+            out = inflate.decompress(piece, most)
+            while inflate.unused_data.startswith(MEMBER):
+                rest = inflate.unused_data
+                self._inflate = inflate = zlib.decompressobj(47)
+                out += inflate.decompress(rest, max(1, most - len(out)))
         except zlib.error:
             raise Damaged("damaged body") from None
         self._gave += len(out)

@@ -226,29 +226,33 @@ class Pump:
         """Before the first content: judge event by event."""
         reader = self.reader
         assert reader is not None
-        at = 0
+        at = kept = 0
         buffer = self._buffer
         while (end := sse.next_event(buffer, at)) > 0:
-            event = buffer[at:end]
-            verdict = reader.event(sse.data_of(event))
-            at = end
+            begin, at = at, end
+            verdict = reader.event(sse.data_of(buffer[begin:end]))
             if verdict is Verdict.HOLD:
-                self._put(event)
-            elif verdict is Verdict.CONTENT:
-                self._put(event)
+                continue  # held in one piece with its neighbours: tiny events must not cost an object each
+            if verdict is Verdict.CONTENT:
+                self._put(buffer[kept:at])
                 self._buffer = b""
                 self._content()
                 if not self.over and at < len(buffer):
                     self._more(buffer[at:])
                 return
-            elif verdict is Verdict.DROP:
+            if verdict is Verdict.DROP:
                 self.dropped += 1
+                if begin > kept:
+                    self._put(buffer[kept:begin])
+                kept = at
             elif verdict is Verdict.ERROR:
                 self._in_band_error()
                 return
             else:
                 self._fail(Class.SERVER_ERROR, "the answer was empty")
                 return
+        if at > kept:
+            self._put(buffer[kept:at])
         self._buffer = buffer[at:]
         if self._size > self._asked.hold_bytes:
             self._buffer, rest = b"", self._buffer

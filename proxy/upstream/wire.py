@@ -61,6 +61,7 @@ class Wire(asyncio.BufferedProtocol):
         "_receiver",
         "_should_close",
         "_with_body",
+        "answered",
         "idle_since",
         "on_gone",
         "reused",
@@ -80,6 +81,8 @@ class Wire(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.usable = False
         self.reused = False
+        self.answered = False
+        """A byte of the answer to the latest request has come: sending that request again is no longer harmless."""
         self.idle_since = 0.0
         self.writable = True
         self.on_gone: Any = None
@@ -94,6 +97,7 @@ class Wire(asyncio.BufferedProtocol):
     def send(self, receiver: Receiver, head: bytes, body: bytes, with_body: bool = True) -> None:
         """Write one request and deliver its response to `receiver`. `with_body` False: a HEAD request."""
         self._receiver = receiver
+        self.answered = False
         self._head_seen = False
         self._should_close = False
         if self._parser is None or with_body != self._with_body:
@@ -145,6 +149,7 @@ class Wire(asyncio.BufferedProtocol):
             if self.on_gone is not None:
                 self.on_gone(self)
             return
+        self.answered = True
         try:
             messages, upgraded, _ = self._parser.feed_data(data)
         except PARSER_REFUSALS as error:

@@ -1,7 +1,7 @@
 """The stage of both SDK tests: one real process, two fake providers, and a fault that the asked model names.
 
-A breaker belongs to a target, and a target is a provider and a model, so every test asks for a model of its own and none
-disturbs another. Faults that speak of the credential close a whole account; they live at providers of their own.
+A breaker belongs to a target, and a target is a provider and a model, so every test asks for a model of its own and
+none disturbs another. Faults that speak of the credential close a whole account; they live at providers of their own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
             name="second", pause_s=0, hook=lambda a: FAULTS[a.model] if a.model in SECOND_TOO else None
         ) as second,
     ):
-        urls = {name: primary.url for name in ("primary", "alone", "keyless", "barred", "broke", "cooled")}
+        urls = dict.fromkeys(("primary", "alone", "keyless", "barred", "broke", "cooled"), primary.url)
         urls |= {"second": second.url, "refusing": "http://127.0.0.1:1"}
         routes = [
             {"name": "keyless", "match": {"models": ["status-401"]}, "targets": [{"provider": "keyless"}]},

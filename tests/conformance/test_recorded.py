@@ -1,8 +1,8 @@
 """Recorded provider traffic, hostile HTTP and hostile JSON as upstream answers, through the real process.
 
-The proxy promises that bytes pass through unchanged within one dialect, so what the caller gets is compared by hash with
-what the upstream really sent, however the answer was cut on its way. Every case calls with a key of its own: a target is
-a provider, a model and a credential, so that one recorded 401 says nothing about the next recording.
+The proxy promises that bytes pass through unchanged within one dialect, so what the caller gets is compared by hash
+with what the upstream really sent, however the answer was cut on its way. Every case calls with a key of its own: a
+target is a provider, a model and a credential, so that one recorded 401 says nothing about the next recording.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ SAMPLE = 150
 EVERY_BYTE = 6
 """So many of the sample are also sent byte by byte; a byte costs a write, a wake-up and a read in three processes."""
 FAULTY = {"error", "midstream_error", "error_in_200"}
-ORDINARY = b'{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"%b"}}]}'
+ORDINARY = (
+    b'{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"%b"}}]}'
+)
 
 Pieces = Sequence[bytes]
 
@@ -97,7 +100,7 @@ def cut_inside(data: bytes) -> list[bytes]:
     """`data` cut inside every multibyte character, every CRLF and between the two line ends that close an event."""
     marks = [i for i in range(1, len(data)) if data[i] & 0xC0 == 0x80 or (data[i] == 0x0A and data[i - 1] in b"\r\n")]
     edges = [0, *marks[:2_000], len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [data[a:b] for a, b in pairwise(edges) if b > a]
 
 
 def framed(record: dict[str, Any], pieces: Pieces) -> list[bytes]:
@@ -146,7 +149,7 @@ async def ask(sidecar: Sidecar, case: str, path: str, sent: bytes, **more: str) 
     async with within(20, case), sidecar.session.post(sidecar.url + path, data=sent, headers=fields) as response:
         try:
             async for piece in response.content.iter_any():
-                pieces.append((0.0, piece))
+                pieces += [(0.0, piece)]
         except (aiohttp.ClientPayloadError, ConnectionError) as error:
             broken = type(error).__name__
         return Answer(response, pieces, broken, 0.0)
@@ -184,7 +187,7 @@ def chosen(everything: bool) -> set[str]:
     out: list[str] = []
     while len(out) < SAMPLE:
         out += [ids.pop() for ids in kinds.values() if ids]
-    return {*out[:SAMPLE], *WORTH_A_TEST}
+    return {*out[:SAMPLE], *WORTH_A_TEST, *EMPTY}
 
 
 WORTH_A_TEST = {
@@ -193,6 +196,12 @@ WORTH_A_TEST = {
     "e84f6342816092", "bd16934d596f52",
 }  # fmt: skip
 """Recordings that failed in an unusual way: errors after content, as the first event, inside a 200."""
+
+EMPTY = {
+    "3905122a957e7a", "703aef40097637", "f1e811989fd124", "1ebe0fe7308b00", "06d4bc0e06fdb5", "2ffe6cfa59efcd",
+    "cf8154c12bfa33", "c62eb85b4fd5bb", "d2599c7e227326",
+}  # fmt: skip
+"""Recorded 200s that say nothing (no text, tool call, refusal or reasoning, and "stop"), or are no JSON: failures."""
 
 
 def records(ids: set[str]) -> Iterator[dict[str, Any]]:
@@ -252,6 +261,8 @@ async def check(sidecar: Sidecar, case: str, record: dict[str, Any], sent: bytes
     assert "X-Outrider-Request-Id" in got.headers, case
     if status >= 400:
         check_error(case, status, really, got)
+    elif record["id"] in EMPTY:
+        assert (got.status, got.error["code"]) == (502, "upstream_error"), case
     elif FAULTY & set(record["flags"]):
         check_faulty(case, really, got)
     else:
@@ -317,9 +328,7 @@ async def check_next(sidecar: Sidecar, nonce: str) -> None:
 
 @pytest.mark.parametrize("closes", [True, False])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_llhttp_answers_never_leak_or_hang(
-    stage: tuple[Sidecar, Upstream], stream: bool, closes: bool
-) -> None:
+async def test_llhttp_answers_never_leak_or_hang(stage: tuple[Sidecar, Upstream], stream: bool, closes: bool) -> None:
     """Misbehaving HTTP as the upstream's answer: some end for every one, and the next answer is clean."""
     sidecar, upstream = stage
     cases = [row for row in rows("http/llhttp_cases.jsonl") if "response" in row["meta"].get("type", "")]
@@ -330,7 +339,8 @@ async def test_llhttp_answers_never_leak_or_hang(
         case = f"llhttp-{n}"
         upstream.cases[case] = ([base64.b64decode(row["raw_b64"])], closes)
         got = await ask(sidecar, case, APIS["openai.chat"], sent, **QUICK)
-        assert got.status != 500, (row["title"], got.body)
+        upstreams_own = b" 500 " in upstream.cases[case][0][0]
+        assert got.status != 500 or upstreams_own, (row["title"], got.body)
         assert got.status == 200 or got.json["error"]["message"], row["title"]
         await check_next(sidecar, f"next-{n}")
 

@@ -224,6 +224,15 @@ class Pair:
         self.calls.append((reply, before, not is_first or self._running > 0))
         return reply
 
+    def assert_called_f(self, reply: Reply, limit_s: float) -> None:
+        """F was called when `limit_s` had passed since P's attempt began: not earlier, at most 0.5 s later.
+
+        The attempt began between the call and its arrival at P, which a busy test may be late to notice.
+        """
+        called = self.f.attempts[0].at
+        assert called - reply.began_at >= limit_s - EARLY_S, self.name
+        assert called - self.p.attempts[0].at <= limit_s + LATE_S, self.name
+
     def leave_s(self, attempt: int = 0) -> float:
         """Seconds from F's first content (its first attempt when it said nothing) until P's connection was closed."""
         left = self.p.attempts[attempt]

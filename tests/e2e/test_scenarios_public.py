@@ -140,8 +140,7 @@ async def test_S06_a_silent_target_is_left_and_not_tried_again(tmp_path: Path, x
             pair = stage[name]
             reply.assert_whole(by=pair.f.name)
             assert (len(pair.p.attempts), len(pair.f.attempts)) == (1, 1), name
-            waited = pair.f.attempts[0].at - pair.p.attempts[0].at
-            assert called_s - EARLY_S <= waited <= called_s + LATE_S, name
+            pair.assert_called_f(reply, called_s)
             assert reply.took_s <= called_s + 3.0
             assert pair.leave_s() <= 1.0
             is_rescue = name.startswith("rescue")
@@ -200,7 +199,7 @@ async def test_S07_a_slow_first_token_brings_in_another_target(tmp_path: Path, x
             reply.assert_whole(by=pair.f.name)
             assert (len(pair.p.attempts), len(pair.f.attempts)) == (1, 1), name
             (slow,), (second,) = pair.p.attempts, pair.f.attempts
-            assert 10 * x - EARLY_S <= second.at - slow.at <= 10 * x + LATE_S, name
+            pair.assert_called_f(reply, 10 * x)
             assert reply.took_s <= 10 * x + 3.0
             assert second.first_word_at is not None
             assert slow.peer_closed_at is not None
@@ -301,15 +300,18 @@ async def test_S09_a_stalled_stream_is_ended_in_bounded_time(tmp_path: Path, x: 
     idle = {"X-Stream-Idle-Timeout-Ms": str(round(10_000 * x))}
     silent = Fault(stall_after_words=20, stall_s=30 * x, cut_after_words=20)
     pinging = Fault(stall_after_words=20, stall_s=math.inf, stall_ping_s=2 * x)
-    # The default of the progress clock is 120 s; a shortened run must not last 12 s for it, so it takes 40 s times x.
-    progress_s = 120.0 if x == 1.0 else 40 * x
+    # The default of the progress clock is 120 s; a shortened run must not last 12 s for it.
+    progress_s = 120.0 if x == 1.0 else 2.5
     cases = {
         "idle": (silent, idle, 10 * x, 12 * x),
         "default": (Fault(stall_after_words=20, stall_s=math.inf), {}, 30 * x, 30 * x + LATE_S),
         "ping": (pinging, {}, progress_s, progress_s + 1.0),
         "ping-stated": (pinging, first_token(10_000 * x), 10 * x, 12 * x),
     }
-    pairs = [Pair(name, policy={"first_content_timeout_s": progress_s}) for name in cases]
+    pairs = [
+        Pair(name, policy={"first_content_timeout_s": progress_s} if name.startswith("ping") else None)
+        for name in cases
+    ]
     async with scene(tmp_path, *pairs, x=x) as stage:
         for name, (fault, *_) in cases.items():
             stage[name].p.default = fault

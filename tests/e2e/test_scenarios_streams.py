@@ -109,8 +109,7 @@ async def test_S18_trouble_after_a_preamble_is_trouble_before_content(tmp_path: 
             pair = silent[api]
             assert_failed_over(pair, silence, limit_s=10 * x + 3.0, p_attempts=1)
             assert silence.body.count(OPENINGS[api]) == 1
-            waited = pair.f.attempts[0].at - pair.p.attempts[0].at
-            assert 10 * x - EARLY_S <= waited <= 10 * x + LATE_S, "pings buy no time"
+            pair.assert_called_f(silence, 10 * x)  # pings buy no time
             assert pair.leave_s() <= 1.0
         await stage.after()
 
@@ -260,7 +259,7 @@ async def test_S21_a_body_of_the_wrong_length_is_not_believed(tmp_path: Path) ->
 
 
 async def test_S22_a_compressed_answer_reads_like_a_plain_one(tmp_path: Path) -> None:
-    pairs = [Pair("unary"), Pair("stream", pause_s=0.03), Pair("foreign"), Pair("foreign-unary"), Pair("lie")]
+    pairs = [Pair("unary"), Pair("stream", pause_s=0.015), Pair("foreign"), Pair("foreign-unary"), Pair("lie")]
     async with scene(tmp_path, *pairs) as stage:
         stage["unary"].p.default = stage["stream"].p.default = Fault(encoding="gzip")
         stage["foreign"].p.default = stage["foreign-unary"].p.default = Fault(encoding="br")
@@ -279,7 +278,7 @@ async def test_S22_a_compressed_answer_reads_like_a_plain_one(tmp_path: Path) ->
         assert said[0] - sent.first_word_at <= 0.1
         assert sent.ended_at - said[-1] <= 0.1
         assert stream.ended_at - sent.ended_at <= 0.1
-        assert max(later - earlier for earlier, later in pairwise(said)) <= 0.03 + 0.1
+        assert max(later - earlier for earlier, later in pairwise(said)) <= 0.015 + 0.1
         for pair, reply in zip(pairs[2:], failed, strict=True):
             assert_failed_over(pair, reply, limit_s=4.0)
         await stage.after()
@@ -398,7 +397,7 @@ async def test_S37_a_slow_caller_slows_its_upstream_and_nobody_else(tmp_path: Pa
         before = stage.rss()
         one = await slow("one")
         await stage["one"].p.wait_attempts(1)
-        await asyncio.sleep(40 * x)  # reads nothing for so long
+        await asyncio.sleep(40.0 if x == 1.0 else 1.5)  # reads nothing for so long
         assert stage.rss() - before <= 5 * MIB
         (attempt,) = stage["one"].p.attempts
         assert attempt.ended == "", "the upstream waits for the caller, no clock of ours runs out"

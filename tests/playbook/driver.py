@@ -172,7 +172,10 @@ class Request:
     used: dict[str, int] = field(default_factory=dict)
     dials: list[tuple[float, str, str]] = field(default_factory=list)
     """(seconds, provider, kind)."""
+    first_bytes: list[float | None] = field(default_factory=list)
+    """The first-byte limit of each dial."""
     cancels: list[tuple[float, int, str]] = field(default_factory=list)
+    """(seconds, attempt, reason)."""
     served: tuple[float, str] | None = None
     """(seconds, provider) of the commit."""
     failed: tuple[float, str] | None = None
@@ -296,6 +299,7 @@ class Stage:
     def _dial(self, request: Request, command: Dial, since: float) -> None:
         name = request.plan.candidates[command.candidate].target.provider
         request.dials.append((since, name, command.kind))
+        request.first_bytes.append(command.first_byte_s)
         acts = request.script.get(name, (SILENT,))
         number = request.used.get(name, 0)
         request.used[name] = number + 1

@@ -200,7 +200,9 @@ def test_H1_a_burst_of_five_then_one_hedge_per_twenty_requests() -> None:
         assert stage.play(hedged("a", "b", delay_s=1.0), {"a": ok(5.0), "b": ok(0.0)}).path == "a b", i
     story = stage.play(hedged("a", "b", delay_s=1.0), {"a": ok(1.5)})
     assert (story.path, story.machine.hedge_note) == ("a", "hedge_budget")
-    sent = sum(stage.play(hedged("a", "b", delay_s=1.0), {"a": ok(1.5), "b": ok(0.0)}).machine.hedges for _ in range(100))
+    sent = sum(
+        stage.play(hedged("a", "b", delay_s=1.0), {"a": ok(1.5), "b": ok(0.0)}).machine.hedges for _ in range(100)
+    )
     assert sent == 5
     stage.assert_quiet()
 
@@ -348,3 +350,13 @@ def test_a_hedge_timer_that_was_disarmed_does_nothing_when_it_still_fires() -> N
     stage.run(until=0.8)
     stage.feed(waiting, Fired(Timer.HEDGE))
     assert (story.path, waiting.path) == ("a", "c")
+
+
+def test_a_hedge_that_was_refused_is_not_sent_when_its_timer_is_told_twice() -> None:
+    stage = Stage()
+    stage.state("b").breaker.force(Forced.OPEN, stage.now + 2.0, stage.now)
+    story = stage.begin(hedged("a", "b"), {"a": ok(9.0), "b": ok()})
+    stage.run(until=3.0)
+    stage.feed(story, Fired(Timer.HEDGE))
+    stage.run()
+    assert (story.path, story.machine.hedge_note) == ("a", "no_target")

@@ -13,7 +13,9 @@ from tests.playbook.driver import Act, Stage, amend, chain, e429, e500, e503, fa
 RATE = frozenset({"rate_limit"})
 
 
-def retrying(*names: str, strategy: Strategy = "exponential", jitter: Jitter = "full", n: int = 3, **over: object) -> Plan:
+def retrying(
+    *names: str, strategy: Strategy = "exponential", jitter: Jitter = "full", n: int = 3, **over: object
+) -> Plan:
     shape = backoff.Settings(strategy=strategy, jitter=jitter, **over)  # type: ignore[arg-type]
     return plan(*names, retry=Retry(max_retries=n, backoff=shape))
 

@@ -236,7 +236,6 @@ class World:
                 walker.held = None
         for command in commands:
             if isinstance(command, SetTimer) and command.timer is Timer.BACKOFF and command.at is not None:
-                failed = max((a for a in walker.machine.attempts if a.outcome), key=lambda a: a.ended_at or 0.0)
                 assert isinstance(event, Finished)
                 failed = walker.machine.attempts[event.attempt]
                 cost = 2.0 if event.outcome.cls is Class.TIMEOUT else 1.0
@@ -253,8 +252,7 @@ class World:
     def counted(self, walker: Walker, n: int) -> bool:
         """Whether the input just fed has ended attempt `n` (and not an input before it)."""
         attempt = walker.machine.attempts[n]
-        first = n not in walker.left_at and attempt.outcome is OK
-        return first
+        return n not in walker.left_at and attempt.outcome is OK
 
     def check_shared(self) -> None:
         running: dict[str, int] = dict.fromkeys(NAMES, 0)
@@ -317,7 +315,7 @@ def test_I1_I3_I8_R1_R7_U1_U3_U5_H3_the_laws_hold_for_any_input_sequence(seed: i
 @pytest.mark.torture
 @given(seed=st.integers(0, 2**32))
 def test_the_laws_hold_for_long_input_sequences(seed: int) -> None:
-    walk(seed, 1500)
+    walk(seed, 400)
 
 
 def test_I6_the_same_seed_walks_the_same_way() -> None:

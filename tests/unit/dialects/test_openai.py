@@ -113,6 +113,14 @@ def test_with_n_choices_the_stream_is_finished_when_all_are() -> None:
     assert made.is_done
 
 
+def test_an_end_that_carries_usage_counts_once() -> None:
+    made = ChatReader(2)
+    made.event(chunk({"content": "a"}))
+    made.scan(event(chunk({}, "stop", usage={"prompt_tokens": 7, "completion_tokens": 3})))
+    assert made.usage == (7, 3)
+    assert not made.is_finished
+
+
 def test_both_choices_may_end_in_one_event_and_before_the_first_content_too() -> None:
     made = ChatReader(2)
     both = b'{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"},{"delta":{},"finish_reason":"stop"}]}'
@@ -128,7 +136,8 @@ def test_done_finishes_whatever_was_said_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"finish_reason":"stop"}', "data: [DONE]\n\n", '"usage":{', '"error"', '\n\ndata: {"error":{"message":1}}']
+    "text",
+    ['{"finish_reason":"stop"}', "data: [DONE]\n\n", '"usage":{', '"error"', '\n\ndata: {"error":{"message":1}}'],
 )
 def test_what_the_model_writes_is_never_taken_for_the_protocol(text: str) -> None:
     made = ChatReader()

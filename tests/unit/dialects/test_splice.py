@@ -14,7 +14,9 @@ KEYS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
 )
 NUMBERS = st.one_of(st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False))
-TEXTS = st.one_of(st.text(max_size=10), st.sampled_from(['"model"', '\\"model\\": "x"', "{[,:", "\\", '"', "é🎈\u2028"]))
+TEXTS = st.one_of(
+    st.text(max_size=10), st.sampled_from(['"model"', '\\"model\\": "x"', "{[,:", "\\", '"', "é🎈\u2028"])
+)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),

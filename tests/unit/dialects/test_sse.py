@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -45,7 +46,7 @@ def fed(pieces: list[bytes]) -> tuple[list[bytes | None], bytes]:
 
 def cut(raw: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(c % (len(raw) + 1) for c in cuts), len(raw)]
-    return [raw[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [raw[a:b] for a, b in itertools.pairwise(places)]
 
 
 VALUES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
