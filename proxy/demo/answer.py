@@ -38,8 +38,8 @@ HEALTHY: Final = Fault()
 """The fault that is none; the steps of its streams are kept."""
 _YIELD_EVERY: Final = 64
 _SETTLE_S: Final = 0.02
-"""Between the last bytes and a cut or damage. Many readers forget what they hold when they learn of an error, so without it a
-cut after 40 words would be one after any number up to 40 when the words come at full speed."""
+"""Between the last bytes and a cut or damage. Many readers forget what they hold when they learn of an error, so
+without it a cut after 40 words would be one after any number up to 40 when the words come at full speed."""
 _RUBBISH: Final = b"\xff" * 16
 
 

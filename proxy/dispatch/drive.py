@@ -448,6 +448,8 @@ class Drive:
         winner = machine.committed
         assert winner is not None
         headers = told.passed(pump.headers)
+        if self._asked == "raw" and (coding := pump.header("content-encoding")):
+            headers.append(("Content-Encoding", coding))  # passed through unread, so the label still fits
         headers += told.policy_headers(self._plan, machine, self._inbound.request_id, now)
         headers += told.served_headers(machine, winner, now)
         accepted = self._inbound.accepted_at

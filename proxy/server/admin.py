@@ -55,7 +55,7 @@ class AdminState:
     quit: Callable[[], None]
     """Leave, as SIGTERM would."""
     drain: Callable[[], None]
-    """Turn readiness off and stop accepting, without leaving."""
+    """Turn readiness off and go on serving, for whoever moves traffic away by hand."""
 
 
 Route = Callable[[Inbound], Awaitable[tuple[int, Headers, bytes]]]

@@ -127,8 +127,9 @@ class Pump:
         if mode == "raw":
             self._kind = "refused" if status >= 400 else "raw"
             self.in_pieces = not 0 <= length <= 1 << 20
-            return
-        if status >= 300 or "text/html" in kind:
+            if status < 400:
+                return
+        elif status >= 300 or "text/html" in kind:
             self._kind = "refused"
         elif "text/event-stream" in kind or (mode == "stream" and "json" not in kind):
             self._kind = "stream"
@@ -137,7 +138,8 @@ class Pump:
             try:
                 self._decoder = Decoder(encoding)
             except Damaged as damaged:
-                self._fail(Class.SERVER_ERROR, f"the answer cannot be read: {damaged}")
+                if status < 400:  # an error says enough by its status
+                    self._fail(Class.SERVER_ERROR, f"the answer cannot be read: {damaged}")
 
     def data(self, piece: bytes) -> None:
         if self._decoder is not None:
@@ -356,6 +358,9 @@ class Pump:
         try:
             return self._decoder.feed(piece, 64 * 1024 * 1024 if self._after_content else self._asked.hold_bytes)
         except Damaged as damaged:
+            if self._kind == "refused":
+                self._refuse()  # the status stays what it is
+                return b""
             cls = Class.STREAM_INTERRUPTED if self._after_content else Class.SERVER_ERROR
             self._fail(cls, f"the answer cannot be read: {damaged}")
             return b""

@@ -366,7 +366,7 @@ async def test_two_hundred_callers_and_a_dead_primary(stage: Stage, death: str) 
     p, f = stage.take(2)
     faults = {"503": Fault(status=503), "reset": Fault(reset=True), "silent": Fault(silence_s=30)}
     p.default = faults.get(death)
-    limit = {"X-First-Token-Timeout-Ms": "300"} if death == "silent" else {}
+    limit = {"X-First-Token-Timeout-Ms": "1500"} if death == "silent" else {}
     first: FakeProvider | str = "dead" if death == "refused" else p
     calls = (stage.chat(first, f, stream=bool(n % 2), headers=limit) for n in range(200))
     answers = await asyncio.gather(*calls)
