@@ -27,6 +27,7 @@ USAGE: Final = 2
 BAD_CONFIG: Final = 78
 
 CONFIG_DEFAULT: Final = "config.yaml"
+SECONDS_MAX: Final = 86_400.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--format", choices=("text", "json"), default="text")
 
     demo = command("demo", "Start the built-in fake providers and the proxy in front of them.", "outrider demo", _demo)
-    demo.add_argument("--port", type=int, default=8711, help="data port; 0 takes a free one")
-    demo.add_argument("--admin-port", type=int, default=8712, help="admin port; 0 takes a free one")
+    demo.add_argument("--port", type=_port, default=8711, help="data port; 0 takes a free one")
+    demo.add_argument("--admin-port", type=_port, default=8712, help="admin port; 0 takes a free one")
     demo.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
 
     for name, text, example, go in (
@@ -133,9 +134,36 @@ def _parser() -> argparse.ArgumentParser:
         ("shutdown", "Ask the sidecar on this host to leave.", "outrider shutdown", _shutdown),
     ):
         made = command(name, text, example, go)
-        made.add_argument("--admin", default="http://127.0.0.1:8712", metavar="URL")
-        made.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
+        made.add_argument("--admin", type=_admin_url, default="http://127.0.0.1:8712", metavar="URL")
+        made.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS")
     return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= SECONDS_MAX:  # not a number, too, which would wait for ever
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {SECONDS_MAX:.0f}, got {text!r}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, got {text!r}")
+    return value
+
+
+def _admin_url(text: str) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise argparse.ArgumentTypeError(f"must be a URL such as http://127.0.0.1:8712, got {text!r}")
+    return text
 
 
 # run ------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ so what looks like the key ``"finish_reason":"`` is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, ClassVar, Protocol
 
@@ -155,28 +155,30 @@ class JsonEvents:
                 break
         return len(piece)
 
-    def _parsed(self, piece: bytes) -> list[tuple[int, Any]]:
-        """(offset, parsed data) of every event of a piece."""
-        out, at = [], 0
-        for event in sse.events(piece):
-            data = sse.data_of(event)
-            out.append((at, loads(data) if data is not None else None))
-            at += len(event)
-        return out
+    def _events_with(self, piece: bytes, patterns: tuple[bytes, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """(offset, parsed data) of the events of a piece that hold one of the patterns; nothing else is parsed."""
+        at = 0
+        while True:
+            hits = [hit for pattern in patterns if (hit := piece.find(pattern, at)) >= 0]
+            if not hits:
+                return
+            start, at = sse.event_around(piece, min(hits))
+            data = sse.data_of(piece[start:at])
+            parsed = loads(data) if data is not None else None
+            if isinstance(parsed, Mapping):
+                yield start, parsed
 
     def _until_error(self, piece: bytes) -> int:
-        for at, parsed in self._parsed(piece):
-            if isinstance(parsed, Mapping):
-                self.error = self.fault_in(parsed)
-                if self.error is not None:
-                    return at
+        for at, parsed in self._events_with(piece, (b'"error"',)):
+            self.error = self.fault_in(parsed)
+            if self.error is not None:
+                return at
         return len(piece)
 
     def _take_usage(self, piece: bytes) -> None:
         finished = self._finished
-        for _, parsed in self._parsed(piece):
-            if isinstance(parsed, Mapping):
-                self.judge(parsed)
+        for _, parsed in self._events_with(piece, self.USAGES):
+            self.judge(parsed)
         self._finished = finished
 
     def tail(self, rest: bytes) -> bool:

@@ -16,8 +16,25 @@ _LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 def next_event(buffer: bytes, start: int = 0) -> int:
     """Offset just behind the first whole event of `buffer` from `start`; -1 when none is complete."""
+    lf = buffer.find(b"\n\n", start)
+    if buffer.find(b"\r", start, lf if lf >= 0 else len(buffer)) < 0:  # by far the most common: a search of bytes
+        if lf < 0:
+            return -1
+        if buffer[lf + 2 : lf + 3] not in (b"\n", b"\r"):
+            return lf + 2
     found = _END.search(buffer, start)
     return -1 if found is None else found.end()
+
+
+def event_around(buffer: bytes, at: int) -> tuple[int, int]:
+    """Start and end of the event that holds offset `at`; the end of the buffer when it is not complete."""
+    start = 0
+    for blank in (b"\n\n", b"\r\n\r\n", b"\r\r"):
+        found = buffer.rfind(blank, 0, at)
+        if found >= 0:
+            start = max(start, found + len(blank))
+    end = next_event(buffer, at)
+    return start, len(buffer) if end < 0 else end
 
 
 def whole_events(buffer: bytes) -> int:

@@ -65,6 +65,12 @@ class _Collector:
             ),
             ("gen_ai_client_operation_duration_seconds", "GenAI semantic conventions.", gen_ai, m.operation),
             (
+                "gen_ai_client_operation_time_to_first_chunk_seconds",
+                "GenAI semantic conventions; streams.",
+                gen_ai,
+                m.first_chunk,
+            ),
+            (
                 "gen_ai_client_token_usage",
                 "Tokens as the provider reported them.",
                 [*gen_ai, "gen_ai_token_type"],

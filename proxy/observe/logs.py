@@ -61,7 +61,7 @@ class Log:
         stamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         known = {key: value for key, value in fields.items() if value is not None}
         if self._text:
-            rest = " ".join(f"{key}={value}" for key, value in known.items())
+            rest = " ".join(f"{key}={_on_one_line(value)}" for key, value in known.items())
             return f"{stamp} {level:<7} {msg} {rest}".rstrip().encode("utf-8", "replace") + b"\n"
         return orjson.dumps({"ts": stamp, "level": level, "msg": msg, **known}, default=str) + b"\n"
 
@@ -114,3 +114,11 @@ class Log:
                 self._queue.put_nowait(None)
             self._thread.join(timeout_s)
             self._thread = None
+
+
+def _on_one_line(value: object) -> str:
+    """`value` as text without line ends and control characters: nobody writes a second line into ours."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -129,6 +129,7 @@ class Metrics:
         self.first_content = Timings(GEN_AI_SECONDS)
         self.attempt_first_content = Timings(GEN_AI_SECONDS)
         self.operation = Timings(GEN_AI_SECONDS)
+        self.first_chunk = Timings(GEN_AI_SECONDS)
         self.tokens = Timings(TOKENS)
         self.http_client = Timings(HTTP_SECONDS)
 
@@ -175,6 +176,8 @@ class Metrics:
     def _served(self, record: RequestRecord) -> None:
         labels = (record.endpoint, record.served_by, self.model(record.served_model))
         self.operation.observe(labels, record.total_ms / 1000)
+        if record.stream and record.first_content_ms is not None:
+            self.first_chunk.observe(labels, record.first_content_ms / 1000)
         if record.input_tokens is not None:
             self.tokens.observe((*labels, "input"), record.input_tokens)
         if record.output_tokens is not None:

@@ -11,7 +11,16 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from proxy.upstream import connector as module
-from proxy.upstream.connector import DNS_TTL_S, IDLE_MAX, KEEPALIVE_S, AddrInfo, Connector, Origin, Resolver, tls_context
+from proxy.upstream.connector import (
+    DNS_TTL_S,
+    IDLE_MAX,
+    KEEPALIVE_S,
+    AddrInfo,
+    Connector,
+    Origin,
+    Resolver,
+    tls_context,
+)
 from proxy.upstream.wire import Wire
 from tests.unit.upstream.faketransport import Told
 

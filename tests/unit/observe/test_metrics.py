@@ -1,0 +1,172 @@
+"""Numbers for Prometheus: the names of the contract, labels that cannot grow, one count per request."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from proxy.observe.metrics import LABELS_MAX, OUTCOMES, Counts, Histogram, Metrics, Timings
+from tests.unit.observe.sample import attempt, record
+
+NAMES = {
+    "outrider_build_info",
+    "outrider_requests",
+    "outrider_refused",
+    "outrider_attempts",
+    "outrider_failovers",
+    "outrider_hedges",
+    "outrider_circuit_changes",
+    "outrider_request_duration_seconds",
+    "outrider_first_content_seconds",
+    "outrider_attempt_first_content_seconds",
+    "gen_ai_client_operation_duration_seconds",
+    "gen_ai_client_operation_time_to_first_chunk_seconds",
+    "gen_ai_client_token_usage",
+    "http_client_request_duration_seconds",
+}
+
+
+def metrics() -> Metrics:
+    return Metrics(["chat", "other-route"], ["gpt-4o", "claude"])
+
+
+def samples(made: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = made.render()[0].decode()
+    return {(s.name, frozenset(s.labels.items())): s.value for family in parse(text) for s in family.samples}
+
+
+def value(made: Metrics, name: str, **labels: str) -> float | None:
+    return samples(made).get((name, frozenset(labels.items())))
+
+
+def test_names_are_those_of_the_contract_in_both_formats() -> None:
+    made = metrics()
+    made.take(record())
+    made.refused.add(("invalid_header",))
+    text, kind = made.render()
+    assert {family.name for family in parse(text.decode())} == NAMES
+    assert kind.startswith("text/plain")
+    text, kind = made.render(open_metrics=True)
+    assert {family.name for family in parse_open(text.decode())} == NAMES
+    assert kind.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+
+
+def test_all_outcomes_exist_from_the_start() -> None:
+    made = metrics()
+    for route in ("chat", "other-route"):
+        for outcome in OUTCOMES:
+            assert value(made, "outrider_requests_total", route=route, outcome=outcome) == 0.0
+
+
+def test_a_request_counts_once_everywhere() -> None:
+    made = metrics()
+    made.take(record())
+    assert value(made, "outrider_requests_total", route="chat", outcome="ok") == 1.0
+    assert value(made, "outrider_attempts_total", provider="openai", model="gpt-4o", kind="first", outcome="ok") == 1.0
+    assert value(made, "outrider_request_duration_seconds_count", route="chat") == 1.0
+    assert value(made, "outrider_request_duration_seconds_sum", route="chat") == pytest.approx(0.35)
+    assert value(made, "outrider_first_content_seconds_sum", route="chat") == pytest.approx(0.21)
+    served = {
+        "gen_ai_operation_name": "chat",
+        "gen_ai_provider_name": "openai",
+        "gen_ai_response_model": "gpt-4o",
+    }
+    assert value(made, "gen_ai_client_operation_duration_seconds_count", **served) == 1.0
+    first = "gen_ai_client_operation_time_to_first_chunk_seconds"
+    assert value(made, f"{first}_sum", **served) == pytest.approx(0.21)
+    assert value(made, "gen_ai_client_token_usage_sum", **served, gen_ai_token_type="input") == 100.0
+    assert value(made, "gen_ai_client_token_usage_sum", **served, gen_ai_token_type="output") == 20.0
+    calls = {"server_address": "openai", "http_response_status_code": "200"}
+    assert value(made, "http_client_request_duration_seconds_count", **calls) == 1.0
+
+
+def test_a_unary_answer_has_no_first_chunk() -> None:
+    made = metrics()
+    made.take(record(stream=False))
+    assert not [key for key in samples(made) if key[0].startswith("outrider_first_content_seconds_")]
+    assert not [key for key in samples(made) if "time_to_first_chunk" in key[0] and key[0].endswith("_count")]
+
+
+def test_failovers_and_hedges_are_told_by_reason_and_result() -> None:
+    made = metrics()
+    failed = attempt(outcome="timeout", detail="timeout.first_byte", status=0, first_content_ms=None, won=False)
+    won = attempt(provider="b", kind="hedge")
+    made.take(record(attempts=(failed, won), failover_reason="timeout", hedges=1, served_by="b"))
+    assert value(made, "outrider_failovers_total", route="chat", reason="timeout") == 1.0
+    assert value(made, "outrider_hedges_total", route="chat", result="won") == 1.0
+    assert value(made, "outrider_attempts_total", provider="b", model="gpt-4o", kind="hedge", outcome="ok") == 1.0
+    lost = {"server_address": "openai", "http_response_status_code": ""}
+    assert value(made, "http_client_request_duration_seconds_count", **lost) == 1.0
+
+
+def test_nobody_answered() -> None:
+    made = metrics()
+    made.take(record(result="rejected", attempts=(), served_by="", served_model="", first_content_ms=None))
+    assert value(made, "outrider_requests_total", route="chat", outcome="exhausted") == 1.0
+    assert not [key for key in samples(made) if key[0].startswith("gen_ai_client_operation_duration_seconds_")]
+
+
+def test_other_events_are_not_counted() -> None:
+    made = metrics()
+    before = samples(made)
+    for event in (None, 1, "record", object()):
+        made.take(event)
+    assert samples(made) == before
+
+
+def test_a_model_that_the_configuration_does_not_name_is_other() -> None:
+    made = metrics()
+    for n in range(50):
+        made.take(record(served_model=f"m-{n}", attempts=(attempt(model=f"m-{n}"),)))
+    text = made.render()[0].decode()
+    assert set(re.findall(r'[^_]model="([^"]*)"', text)) == {"other"}
+    assert value(made, "outrider_attempts_total", provider="openai", model="other", kind="first", outcome="ok") == 50.0
+
+
+def test_labels_are_bounded_and_the_rest_is_still_counted() -> None:
+    counts, timings = Counts(), Timings((1.0,))
+    for n in range(LABELS_MAX * 2):
+        counts.add((f"a-{n}", "b"))
+        timings.observe((f"a-{n}",), 0.5)
+    assert len(list(counts.items())) <= LABELS_MAX + 1
+    assert len(list(timings.items())) <= LABELS_MAX + 1
+    assert sum(count for _, count in counts.items()) == LABELS_MAX * 2
+    assert dict(counts.items())["other", "other"] == LABELS_MAX
+    assert counts.overflowed == LABELS_MAX
+    assert sum(histogram.counts[0] for _, histogram in timings.items()) == LABELS_MAX * 2
+
+
+def test_names_with_any_character_survive_the_exposition() -> None:
+    made = Metrics(['r"\n\\'], [])
+    made.take(record(route='r"\n\\'))
+    assert value(made, "outrider_requests_total", route='r"\n\\', outcome="ok") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("observed", "bucket"), [(0.0, 0), (1.0, 0), (1.0001, 1), (2.0, 1), (2.5, 2), (1e30, 2), (float("inf"), 2)]
+)
+def test_a_bound_belongs_to_its_bucket(observed: float, bucket: int) -> None:
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe(observed)
+    assert histogram.counts.index(1) == bucket
+
+
+def test_buckets_are_cumulative() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for number in (0.5, 1.5, 1.5, 9.0):
+        histogram.observe(number)
+    assert histogram.buckets() == [("1.0", 1.0), ("2.0", 3.0), ("+Inf", 4.0)]
+
+
+def test_gauges_are_read_at_the_scrape() -> None:
+    from prometheus_client.core import GaugeMetricFamily
+
+    made, now = metrics(), [1.0]
+    made.add_gauges(lambda: [GaugeMetricFamily("outrider_test", "x", value=now[0])])
+    assert value(made, "outrider_test") == 1.0
+    now[0] = 2.0
+    assert value(made, "outrider_test") == 2.0
