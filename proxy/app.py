@@ -105,6 +105,7 @@ class App:
         self.listeners = await Listeners.open(self._data, admin, listen)
         self._tick()
         gc.enable()
+        gc.set_threshold(20_000, 20, 50)  # requests leave no cycles: looking for them less often costs no memory
         gc.freeze()  # what is built now lives as long as the process: the collector need not look at it again
 
     def stop(self) -> None:
