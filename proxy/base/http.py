@@ -121,7 +121,7 @@ _DROPPED: Final = frozenset(
         "pragma",
     }
 )
-_READ_TOO: Final = frozenset({"x-stainless-read-timeout", "grpc-timeout"})
+_READ_TOO: Final = frozenset({"x-stainless-read-timeout"})
 
 _ANSWER_DROPPED: Final = frozenset(
     {
@@ -170,8 +170,8 @@ def fate(name: str) -> Fate:
         return Fate.ACCOUNT
     if name in OUR_ANSWERS or name in _DROPPED or name.startswith("x-forwarded-"):
         return Fate.DROP
-    if name in CONTROL or name.startswith(OUR_PREFIXES):
-        return Fate.CONTROL
+    if name in CONTROL or name == "grpc-timeout" or name.startswith(OUR_PREFIXES):
+        return Fate.CONTROL  # a later attempt has less time than grpc-timeout says: no provider sees it
     return Fate.PASS
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import orjson
@@ -35,6 +35,24 @@ def replace(body: bytes, values: Mapping[str, Any]) -> bytes:
         comma = b"" if rest.lstrip(_SPACE).startswith(b"}") else b","
         body = body[:opening] + orjson.dumps(missing)[1:-1] + comma + rest
     return body
+
+
+def members(body: bytes, keys: Set[str], most_bytes: int = 65536) -> dict[str, Any] | None:
+    """The top-level `keys` of a JSON object, parsed; values above `most_bytes` are left out. None: not an object.
+
+    Everything else is jumped over and not even checked: for bodies that are megabytes of few long strings.
+    """
+    stripped = body.strip(_SPACE)
+    if stripped[:1] != b"{" or stripped[-1:] != b"}":
+        return None
+    out: dict[str, Any] = {}
+    try:
+        for key, start, end in _walk(body, set(keys)):
+            if end - start <= most_bytes:
+                out[key] = orjson.loads(body[start:end])
+    except (ValueError, IndexError):
+        return None
+    return out
 
 
 def _spans(body: bytes, keys: set[str]) -> list[tuple[str, int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -12,11 +13,11 @@ from proxy.base.exchange import Inbound, Sink
 from proxy.config import explain
 from proxy.config.compiled import Config, Secret
 from proxy.config.planner import HeaderError, NoRoute, Planned, Planner
-from proxy.dialects import errors
+from proxy.dialects import effects, errors
 from proxy.dispatch.drive import Drive, Room
 from proxy.dispatch.intake import Headers, Refusal, Sorter, Where, fingerprint, locate, model_of, parse_body
 from proxy.dispatch.models import listing
-from proxy.dispatch.told import ascii_only
+from proxy.dispatch.told import ascii_only, timing
 from proxy.engine.plan import Endpoint
 
 NO_BODY: Final[Mapping[str, Any]] = {}
@@ -59,6 +60,8 @@ class Dispatcher:
             body = orjson.dumps(explain.describe(planned, self.config), option=orjson.OPT_INDENT_2)
             await sink.whole(200, self._plain_headers(inbound), body)
             return
+        if planned.plan.failover and effects.is_stateful(where.endpoint, parsed):
+            planned = replace(planned, plan=replace(planned.plan, failover=False))
         await Drive(self.room, inbound, sink, where, planned, headers, parsed).run()
 
     # Steps ------------------------------------------------------------------------------------------------------------
@@ -116,11 +119,21 @@ class Dispatcher:
         await sink.whole(200, self._plain_headers(inbound), orjson.dumps(body))
 
     def _plain_headers(self, inbound: Inbound) -> list[tuple[str, str]]:
-        return [("Content-Type", "application/json"), ("X-Outrider-Request-Id", inbound.request_id)]
+        return [
+            ("Content-Type", "application/json"),
+            ("X-Outrider-Request-Id", inbound.request_id),
+            self._timing(inbound),
+        ]
+
+    def _timing(self, inbound: Inbound) -> tuple[str, str]:
+        spent_ms = (self.room.clock() - inbound.accepted_at) * 1000
+        return timing(spent_ms, 0.0, spent_ms)
 
     async def _refuse(self, inbound: Inbound, sink: Sink, refusal: Refusal) -> None:
         self._on_refused(refusal.code)
-        headers = [("x-should-retry", "false")]
+        headers = [("x-should-retry", "false"), self._timing(inbound)]
+        if refusal.status == 405:
+            headers.append(("Allow", "POST"))
         status, out, body = errors.problem(
             errors.caller_dialect(inbound.path),
             refusal.status,

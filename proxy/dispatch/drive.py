@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from proxy.base.exchange import Inbound, Sink, WriteTimeout
 from proxy.base.outcome import Class, Group, Outcome
 from proxy.config.planner import Planned
-from proxy.dialects import openai, registry, splice
+from proxy.dialects import effects, openai, registry, splice
 from proxy.dispatch import told
 from proxy.dispatch.intake import Headers, Where
 from proxy.engine.attempts import Attempts, Facts
@@ -128,6 +128,7 @@ class Drive:
             key=(stream, size_bucket(size)),
             prompt_tokens=size // 4,
             output_limit=None if raw else openai.output_limit(parsed),
+            may_hedge=not raw and effects.may_repeat(where.endpoint, parsed),
         )
         mode: Literal["raw", "stream", "unary"] = "raw" if raw else "stream" if stream else "unary"
         self._asked = mode

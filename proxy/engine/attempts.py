@@ -74,6 +74,8 @@ class Facts:
     """Estimate, for the price of a hedge."""
     output_limit: int | None = None
     """The request's own output limit in tokens; None: not stated."""
+    may_hedge: bool = True
+    """False: a second call at the same time has effects of its own (state at the provider, server-side tools)."""
 
 
 class Attempt:
@@ -283,6 +285,8 @@ class Attempts:
     def _record(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         attempt.outcome = outcome
         attempt.ended_at = now
+        if attempt.kind == "hedge" and outcome.group is Group.GOOD:
+            attempt.state.budget.refund(HEDGE_COST, now)  # it was needed; see docs/decisions/0011
         self._cluster.ended(
             attempt.state,
             attempt.permit,
@@ -460,7 +464,7 @@ class Attempts:
 
     def _arm_hedge(self, attempt: Attempt, now: float, out: list[Command]) -> None:
         settings = self._plan.hedge
-        if self._chooser.alone or self.hedges >= self._most_hedges():
+        if self._chooser.alone or not self.facts.may_hedge or self.hedges >= self._most_hedges():
             return
         latency, key = attempt.state.latency, self.facts.key
         if settings.enabled:

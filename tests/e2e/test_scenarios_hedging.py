@@ -292,14 +292,11 @@ class Slowness:
         return Fault(first_word_s=self.factor * self.top_s * (0.3 + 0.7 * self._rng.random() ** 2))
 
 
-async def _load(
-    stage: Stage, p: FakeProvider, f: FakeProvider, count: int, every_s: float, *, turns: bool = False
-) -> list[Answer]:
-    """`count` streamed calls, one every `every_s`, hedged at the learned delay; `turns`: F leads every second one."""
+async def _load(stage: Stage, p: FakeProvider, f: FakeProvider, count: int, every_s: float) -> list[Answer]:
+    """`count` streamed calls, one every `every_s`, hedged at the learned delay."""
     tasks = []
-    for n in range(count):
-        chain = (f, p) if turns and n % 2 else (p, f)
-        tasks.append(asyncio.create_task(stage.chat(*chain, stream=True, headers={"X-Request-Hedging": "true"})))
+    for _ in range(count):
+        tasks.append(asyncio.create_task(stage.chat(p, f, stream=True, headers={"X-Request-Hedging": "true"})))
         await asyncio.sleep(every_s)
     answers = await asyncio.gather(*tasks)
     assert {(answer.status, len(answer.words)) for answer in answers} == {(200, 60)}
@@ -334,13 +331,12 @@ async def test_S40_a_H1_general_slowness_at_full_length(thrifty: Stage) -> None:
 
 
 async def _one_in_twenty_hangs(stage: Stage, scale: float, count: int) -> None:
-    """Both targets lead, as where two routes share them: a hedge is paid from the budget of its own target, and one
-    that answers nothing but hedges earns too little for every twentieth request (`resilience.md` 3.4)."""
+    """P always leads: F answers nothing but hedges, and those that it answers cost it no token (decision 0011)."""
     p, f = stage.take(2)
     p.hook, f.hook = slow, _ = Slowness(3, scale), Slowness(4, scale)
-    normal = await _load(stage, p, f, 200, scale / 20, turns=True)
+    normal = await _load(stage, p, f, 200, scale / 20)
     slow.every_nth_hangs = 20
-    answers = await _load(stage, p, f, count, scale / 20, turns=True)
+    answers = await _load(stage, p, f, count, scale / 20)
     took = sorted(answer.took_s for answer in answers)
     usual = sorted(answer.took_s for answer in normal)
     p99, normal_p99 = took[int(len(took) * 0.99)], usual[int(len(usual) * 0.99)]

@@ -226,7 +226,10 @@ class World:
         dials = [c for c in commands if isinstance(c, Dial)]
         name = {c.attempt: walker.plan.candidates[c.candidate].target.provider for c in dials}
         if isinstance(event, Finished) and event.outcome.group is Group.GOOD and self.counted(walker, event.attempt):
-            self.books[walker.machine.attempts[event.attempt].candidate.target.provider].earn(self.now)
+            answered = walker.machine.attempts[event.attempt]
+            if answered.kind == "hedge":
+                self.books[answered.candidate.target.provider].refund(1.0, self.now)  # it was needed
+            self.books[answered.candidate.target.provider].earn(self.now)
         if walker.held is not None:
             owner, cost = walker.held
             if any(c.kind == "retry" for c in dials):

@@ -17,7 +17,7 @@ from proxy.base.http import CONTROL, CREDENTIALS, HOP_BY_HOP, OUR_ANSWERS, OUR_P
         ("idempotency-key", Fate.PASS),
         ("x-stainless-retry-count", Fate.PASS),
         ("x-stainless-read-timeout", Fate.READ),
-        ("grpc-timeout", Fate.READ),
+        ("grpc-timeout", Fate.CONTROL),
         ("accept-encoding", Fate.ACCEPT_ENCODING),
         ("openai-organization", Fate.ACCOUNT),
         ("openai-project", Fate.ACCOUNT),

@@ -122,3 +122,24 @@ def test_a_large_body_keeps_its_bytes() -> None:
 def test_a_string_of_backslashes_costs_no_square() -> None:
     body = b'{"a":"' + b"\\\\" * 500_000 + b'\\"","model":"x"}'
     assert splice.replace(body, {"model": "b"}).endswith(b'"model":"b"}')
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b' {"model": "a", "messages": [{"model": "b"}], "n": 2} ', {"model": "a", "n": 2}),
+        (b'{"model": "a", "model": "b"}', {"model": "b"}),
+        (b'{"x": {"model": "a"}}', {}),
+        (b"{}", {}),
+        (b"[1]", None),
+        (b"", None),
+        (b'{"model": nonsense}', None),
+    ],
+)
+def test_members_looks_up_without_parsing_the_rest(body: bytes, expected: dict[str, Any] | None) -> None:
+    assert splice.members(body, frozenset({"model", "n"})) == expected
+
+
+def test_members_leaves_out_what_is_long() -> None:
+    body = b'{"model": "a", "tools": [' + b'"' + b"x" * 100 + b'"]}'
+    assert splice.members(body, frozenset({"model", "tools"}), most_bytes=64) == {"model": "a"}

@@ -1,4 +1,4 @@
-"""The driver of one request, in this process: a scripted provider on loopback, a sink that can be slow, gone or full."""
+"""The driver of one request, in this process: scripted providers on loopback, a caller who is slow or gone."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.base.outcome import Class, Outcome
+from proxy.base.outcome import Outcome
 from proxy.upstream.call import LINGER_S, NEVER, Call, connect_outcome
 from proxy.upstream.connector import Connector, Origin, Resolver
 from proxy.upstream.wire import Headers, Wire

@@ -52,7 +52,7 @@ async def test_a_connection_serves_one_exchange_after_another(wired: Wired) -> N
 
 
 async def test_until_the_connection_ends_is_a_body(wired: Wired) -> None:
-    wire, transport, told = wired
+    wire, _, told = wired
     feed(wire, b"HTTP/1.1 200 OK\r\n\r\nhel", 1)
     feed(wire, b"lo")
     assert told.ended == 0
