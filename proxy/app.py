@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SWEEP_S: Final = 15.0
 LAG_DEAD_S: Final = 5.0
+M_MMAP_THRESHOLD: Final = -3
+MMAP_THRESHOLD_BYTES: Final = 1024 * 1024
 _STATE_NUMBER: Final = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
 
 
@@ -79,6 +81,7 @@ class App:
         self.started_at = clock()
         self._stop = asyncio.Event()
         self._beat = clock()
+        self._swept = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self._data: Any = None
         self.metrics.add_gauges(self._gauges)
@@ -103,7 +106,8 @@ class App:
         )
         admin = build_admin_server(state, listen, self._clock, self._ids, self._refused)
         self.listeners = await Listeners.open(self._data, admin, listen)
-        self._tick()
+        self._beat = self._clock()
+        self._timers[:] = [asyncio.get_running_loop().call_later(1.0, self._tick)]
         gc.enable()
         gc.set_threshold(20_000, 20, 50)  # requests leave no cycles: looking for them less often costs no memory
         gc.freeze()  # what is built now lives as long as the process: the collector need not look at it again
@@ -139,7 +143,9 @@ class App:
         """Once a second: the heart beat of /livez; now and then: close idle upstream connections."""
         loop = asyncio.get_running_loop()
         self._beat = self._clock()
-        if self._beat - getattr(self, "_swept", 0.0) > SWEEP_S:
+        if not self._swept:
+            _give_memory_back()  # not at the start: the first answer would wait for an import
+        if self._beat - self._swept > SWEEP_S:
             self._swept = self._beat
             self.upstreams.sweep()
         self._timers[:] = [loop.call_later(1.0, self._tick)]
@@ -299,6 +305,20 @@ class App:
                 reason=event.reason.value,
                 for_s=round(event.until - self._clock(), 1),
             )
+
+
+def _give_memory_back() -> None:
+    """Have glibc return large blocks to the system when they are freed.
+
+    By itself it raises its threshold with the first freed image of a few MiB and keeps such blocks from then on: after
+    a crowd of large bodies the process stayed at 197 MB, where 60 are in use. Other allocators have no such call.
+    """
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+    except (OSError, AttributeError):
+        return
 
 
 def _accounts(config: Config) -> Mapping[str, Account]:

@@ -42,8 +42,7 @@ def members(body: bytes, keys: Set[str], most_bytes: int = 65536) -> dict[str, A
 
     Everything else is jumped over and not even checked: for bodies that are megabytes of few long strings.
     """
-    stripped = body.strip(_SPACE)
-    if stripped[:1] != b"{" or stripped[-1:] != b"}":
+    if body[:64].lstrip(_SPACE)[:1] != b"{" or body[-64:].rstrip(_SPACE)[-1:] != b"}":
         return None
     out: dict[str, Any] = {}
     try:

@@ -834,8 +834,7 @@ async def _crowd(stage: Stage, p: FakeProvider) -> list[Answer]:
 
 @pytest.mark.torture
 async def test_S36_memory_of_many_large_bodies(slow_scene: Scene) -> None:
-    """At most three times the bytes in flight, all of it let go of at once; what the allocator keeps for next time is
-    less than the bytes that were in flight."""
+    """At most three times the bytes in flight, and back within a tenth: the allocator keeps nothing large."""
     stage = slow_scene.stage
     (p,) = stage.take(1)
     await asyncio.gather(*(_post(stage, _large(100), p) for _ in range(20)))
@@ -844,7 +843,7 @@ async def test_S36_memory_of_many_large_bodies(slow_scene: Scene) -> None:
     assert _peak_mb(stage) - before <= 3 * 160
     assert (await stage.sidecar.status())["held_bytes"] == 0
     until = time.monotonic() + 30
-    while _rss_mb(stage) > before + 160:
+    while _rss_mb(stage) > before * 1.1:
         assert time.monotonic() < until
         await asyncio.sleep(0.5)
 
