@@ -106,8 +106,8 @@ class App:
         )
         admin = build_admin_server(state, listen, self._clock, self._ids, self._refused)
         self.listeners = await Listeners.open(self._data, admin, listen)
-        self._beat = self._clock()
-        self._timers[:] = [asyncio.get_running_loop().call_later(1.0, self._tick)]
+        self._tick()
+        _give_memory_back()
         gc.enable()
         gc.set_threshold(20_000, 20, 50)  # requests leave no cycles: looking for them less often costs no memory
         gc.freeze()  # what is built now lives as long as the process: the collector need not look at it again
@@ -143,8 +143,6 @@ class App:
         """Once a second: the heart beat of /livez; now and then: close idle upstream connections."""
         loop = asyncio.get_running_loop()
         self._beat = self._clock()
-        if not self._swept:
-            _give_memory_back()  # not at the start: the first answer would wait for an import
         if self._beat - self._swept > SWEEP_S:
             self._swept = self._beat
             self.upstreams.sweep()
