@@ -285,8 +285,8 @@ class Attempts:
     def _record(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         attempt.outcome = outcome
         attempt.ended_at = now
-        if attempt.kind == "hedge" and outcome.group is Group.GOOD:
-            attempt.state.budget.refund(HEDGE_COST, now)  # it was needed; see docs/decisions/0011
+        if attempt.kind == "hedge" and (outcome.group is Group.GOOD or outcome is SUPERSEDED):
+            attempt.state.budget.refund(HEDGE_COST, now)  # its target is well; see docs/decisions/0011
         self._cluster.ended(
             attempt.state,
             attempt.permit,

@@ -362,14 +362,15 @@ def test_a_hedge_that_was_refused_is_not_sent_when_its_timer_is_told_twice() -> 
     assert (story.path, story.machine.hedge_note) == ("a", "no_target")
 
 
-def test_U2_a_hedge_that_answers_gets_its_token_back_and_one_that_loses_does_not() -> None:
-    stage = Stage()
+def test_U2_only_a_hedge_that_fails_keeps_its_price() -> None:
     chosen = plan("a", "b", hedge=hedge.Settings(enabled=True, delay_s=1.0))
-    for _ in range(3):  # within the burst of the global guard
-        stage.play(chosen, {"a": [SILENT], "b": [ok(0.1)]})
-    assert stage.tokens("b") == pytest.approx(10.0)
+    stage = Stage()
+    stage.play(chosen, {"a": [SILENT], "b": [ok(0.1)]})
+    assert stage.tokens("b") == pytest.approx(10.0), "it answered"
     stage.play(chosen, {"a": [ok(1.5)], "b": [ok(9.0)]})
-    assert stage.tokens("b") == pytest.approx(9.0)
+    assert stage.tokens("b") == pytest.approx(10.0), "it lost against an answer"
+    stage.play(chosen, {"a": [ok(3.0)], "b": [e500(0.1)]})
+    assert stage.tokens("b") == pytest.approx(9.0), "it failed"
 
 
 def test_a_call_with_effects_of_its_own_is_never_sent_twice_at_once() -> None:

@@ -21,6 +21,7 @@ from proxy.engine.attempts import Attempts, Facts
 from proxy.engine.cluster import Cluster
 from proxy.engine.messages import (
     Broke,
+    Cancel,
     ClientGone,
     Command,
     Commit,
@@ -228,8 +229,13 @@ class World:
         if isinstance(event, Finished) and event.outcome.group is Group.GOOD and self.counted(walker, event.attempt):
             answered = walker.machine.attempts[event.attempt]
             if answered.kind == "hedge":
-                self.books[answered.candidate.target.provider].refund(1.0, self.now)  # it was needed
+                self.books[answered.candidate.target.provider].refund(1.0, self.now)
             self.books[answered.candidate.target.provider].earn(self.now)
+        for command in commands:
+            if isinstance(command, Cancel) and command.reason == "superseded":
+                loser = walker.machine.attempts[command.attempt]
+                if loser.kind == "hedge":
+                    self.books[loser.candidate.target.provider].refund(1.0, self.now)
         if walker.held is not None:
             owner, cost = walker.held
             if any(c.kind == "retry" for c in dials):
