@@ -94,7 +94,7 @@ class App:
             started=lambda: self.listeners is not None,
             unready=self._unready,
             unlive=self._unlive,
-            metrics=(lambda wants_open: self.metrics.render(wants_open)[0]) if self.config.metrics else None,
+            metrics=self._scrape if self.config.metrics else None,
             config=lambda: {"path": self.config.path, "sha256": self.config.digest, **self.config.redacted},
             status=self.status,
             quit=self.stop,
@@ -149,6 +149,12 @@ class App:
         self._timers[:] = [loop.call_later(1.0, self._tick)]
 
     # What the admin port asks -----------------------------------------------------------------------------------------
+
+    def _scrape(self, open_metrics: bool) -> bytes:
+        """Runs in a thread."""
+        from proxy.observe import exposition  # prometheus_client costs 12 ms, which nobody pays before the first scrape
+
+        return exposition.render(self.metrics, open_metrics)[0]
 
     def _unready(self) -> str:
         if self.listeners is None:

@@ -29,6 +29,7 @@ from proxy.config.schema import json_schema, scalars
 from proxy.dispatch.intake import Refusal, Where, locate
 from proxy.engine.cluster import Moved
 from proxy.engine.plan import Candidate, Endpoint
+from proxy.observe import exposition
 from proxy.observe.logs import Log
 from proxy.observe.metrics import OUTCOMES
 from proxy.observe.record import AttemptRecord, RequestRecord
@@ -271,7 +272,7 @@ def busy_app() -> App:
 
 
 def test_every_metric_is_documented_with_kind_and_labels() -> None:
-    text, _ = busy_app().metrics.render()
+    text, _ = exposition.render(busy_app().metrics)
     exposed = {}
     for family in text_string_to_metric_families(text.decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
-from proxy.observe.metrics import Gauges, Metrics
+from proxy.observe.metrics import Metrics
 
 
 class _Collector:
     """What prometheus_client's registry asks."""
 
-    def __init__(self, metrics: Metrics, gauges: Sequence[Gauges]) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         """Every family; prometheus_client calls this at a scrape."""
@@ -43,7 +42,7 @@ class _Collector:
                 family.add_metric(list(values), count)
             yield family
         yield from self._histograms()
-        for gauges in self._gauges:
+        for gauges in m.gauges:
             yield from gauges()
 
     def _histograms(self) -> Iterator[Metric]:
@@ -89,10 +88,10 @@ class _Collector:
             yield family
 
 
-def render(metrics: Metrics, gauges: Sequence[Gauges], open_metrics: bool) -> tuple[bytes, str]:
-    """The exposition and its content type: Prometheus text, or OpenMetrics."""
+def render(metrics: Metrics, open_metrics: bool = False) -> tuple[bytes, str]:
+    """The exposition and its content type: Prometheus text, or OpenMetrics. Takes milliseconds: call it in a thread."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics, gauges))
+    registry.register(_Collector(metrics))
     if open_metrics:
         text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         return text, openmetrics.CONTENT_TYPE_LATEST

@@ -110,12 +110,12 @@ Gauges = Callable[[], "Iterable[Metric]"]
 
 
 class Metrics:
-    """All numbers of the process. `take` is the observer; `render` answers a scrape."""
+    """All numbers of the process. `take` is the observer; `exposition` answers a scrape."""
 
     def __init__(self, routes: Iterable[str], models: Iterable[str]) -> None:
         """`routes` and `models` are the configured names; any other model is told as ``other``."""
         self._models = frozenset(models)
-        self._gauges: list[Gauges] = []
+        self.gauges: list[Gauges] = []
         self.requests = Counts()
         for route in routes:
             for outcome in OUTCOMES:
@@ -135,7 +135,7 @@ class Metrics:
 
     def add_gauges(self, gauges: Gauges) -> None:
         """Numbers that are read where they live, at a scrape."""
-        self._gauges.append(gauges)
+        self.gauges.append(gauges)
 
     def model(self, name: str) -> str:
         return name if name in self._models else "other"
@@ -182,9 +182,3 @@ class Metrics:
             self.tokens.observe((*labels, "input"), record.input_tokens)
         if record.output_tokens is not None:
             self.tokens.observe((*labels, "output"), record.output_tokens)
-
-    def render(self, open_metrics: bool = False) -> tuple[bytes, str]:
-        """The exposition and its content type. Called in a thread: it takes milliseconds."""
-        from proxy.observe import exposition  # prometheus_client costs 12 ms, which nobody pays before the first scrape
-
-        return exposition.render(self, self._gauges, open_metrics)

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from proxy.observe import exposition
 from proxy.observe.metrics import LABELS_MAX, OUTCOMES, Counts, Histogram, Metrics, Timings
 from tests.unit.observe.sample import attempt, record
 
@@ -34,7 +35,7 @@ def metrics() -> Metrics:
 
 
 def samples(made: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text = made.render()[0].decode()
+    text = exposition.render(made)[0].decode()
     return {(s.name, frozenset(s.labels.items())): s.value for family in parse(text) for s in family.samples}
 
 
@@ -46,10 +47,10 @@ def test_names_are_those_of_the_contract_in_both_formats() -> None:
     made = metrics()
     made.take(record())
     made.refused.add(("invalid_header",))
-    text, kind = made.render()
+    text, kind = exposition.render(made)
     assert {family.name for family in parse(text.decode())} == NAMES
     assert kind.startswith("text/plain")
-    text, kind = made.render(open_metrics=True)
+    text, kind = exposition.render(made, open_metrics=True)
     assert {family.name for family in parse_open(text.decode())} == NAMES
     assert kind.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
@@ -122,7 +123,7 @@ def test_a_model_that_the_configuration_does_not_name_is_other() -> None:
     made = metrics()
     for n in range(50):
         made.take(record(served_model=f"m-{n}", attempts=(attempt(model=f"m-{n}"),)))
-    text = made.render()[0].decode()
+    text = exposition.render(made)[0].decode()
     assert set(re.findall(r'[^_]model="([^"]*)"', text)) == {"other"}
     assert value(made, "outrider_attempts_total", provider="openai", model="other", kind="first", outcome="ok") == 50.0
 
