@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.base.outcome import OK, Class, Group, Outcome
+from proxy.engine.attempt import Attempt
 from proxy.engine.choice import Chooser, Chosen, best_failure
-from proxy.engine.cluster import Cluster, TargetState
+from proxy.engine.cluster import Cluster
 from proxy.engine.messages import (
     Broke,
     Cancel,
@@ -47,8 +48,9 @@ from proxy.engine.messages import (
     Timer,
 )
 from proxy.engine.plan import Candidate, Plan
-from proxy.policy import backoff, hedge, retry_after
-from proxy.policy.breaker import Mark, Permit, State
+from proxy.engine.schedule import MARGIN_S, Schedule
+from proxy.policy import hedge
+from proxy.policy.breaker import Mark, State
 from proxy.policy.budget import HEDGE_COST, RETRY_AFTER_TIMEOUT_COST, RETRY_COST
 from proxy.policy.latency import LatencyKey
 
@@ -56,10 +58,6 @@ SUPERSEDED: Final = Outcome(cls=Class.CANCELLED, sub="superseded")
 DOWNSTREAM: Final = Outcome(cls=Class.CANCELLED, sub="downstream")
 DRAIN: Final = Outcome(cls=Class.CANCELLED, sub="drain")
 DEADLINE: Final = Outcome(cls=Class.CANCELLED, sub="deadline")
-COOLING: Final = (Class.RATE_LIMIT, Class.MODEL_OVERLOADED)
-"""Failures that set the cool-down which their own retry then has to sit out."""
-MARGIN_S: Final = 0.001
-"""Sums of times differ in their last bit; a cool-down that ends at the timer's own instant is over."""
 EXPIRED: Final = Outcome(cls=Class.TIMEOUT, sub="total", message="the request's deadline passed before an answer")
 
 
@@ -78,30 +76,6 @@ class Facts:
     """False: a second call at the same time has effects of its own (state at the provider, server-side tools)."""
 
 
-class Attempt:
-    """One dial: state while it runs, a line of the trace afterwards."""
-
-    __slots__ = ("candidate", "content_at", "ended_at", "index", "kind", "n", "outcome", "permit", "started", "state")
-
-    def __init__(
-        self, n: int, index: int, candidate: Candidate, kind: Kind, state: TargetState, permit: Permit, now: float
-    ) -> None:
-        self.n = n
-        self.index = index
-        self.candidate = candidate
-        self.kind = kind
-        self.state = state
-        self.permit = permit
-        self.started = now
-        self.content_at: float | None = None
-        self.ended_at: float | None = None
-        self.outcome: Outcome | None = None
-
-    @property
-    def running(self) -> bool:
-        return self.outcome is None
-
-
 class Attempts:
     """The machine of one request. Drive it with `start` once and `step` for every input; run what it returns."""
 
@@ -115,7 +89,7 @@ class Attempts:
         "_paid",
         "_plan",
         "_rng",
-        "_since_told",
+        "_schedule",
         "_started",
         "attempts",
         "committed",
@@ -138,7 +112,7 @@ class Attempts:
         self._failures: list[Attempt] = []
         self._backing_off: Attempt | None = None
         self._paid = 0.0
-        self._since_told: dict[int, int] = {}
+        self._schedule: Schedule | None = None
         self._hedge_timer = False
         self.attempts: list[Attempt] = []
         self.committed: Attempt | None = None
@@ -318,7 +292,9 @@ class Attempts:
         """Seconds to wait before the same target is tried again; None: not again."""
         if len(self.attempts) >= self._plan.max_attempts or outcome.no_wait_helps:
             return None
-        wait = self._scheduled(attempt, outcome, now)
+        if self._schedule is None:  # most requests never need one
+            self._schedule = Schedule(self._plan.retry, self._rng, self._chooser.has_next)
+        wait = self._schedule.wait_s(attempt, self.attempts, self._failures, now)
         if wait is None:
             return None
         state = attempt.state
@@ -331,73 +307,6 @@ class Attempts:
             return None
         self._paid = cost
         return wait
-
-    def _scheduled(self, attempt: Attempt, outcome: Outcome, now: float) -> float | None:
-        """The wait by rule or schedule, before deadline and budget are asked."""
-        retry = self._plan.retry
-        cls, name = outcome.cls, outcome.name
-        rule = next((r for r in retry.rules if r.covers(cls, name)), None)
-        limit: float | None = retry.max_told_wait_s
-        if rule is not None:
-            if rule.immediate_failover:
-                return None
-            if rule.attempts_s:
-                listed = self._listed(rule.attempts_s, rule.switch_after, rule.names, attempt)
-                if listed is None:
-                    return None
-                return self._past_cooling(attempt, listed, max(listed, retry.max_told_wait_s), now)
-            limit = rule.max_wait_s
-        elif outcome.should_retry is False or (
-            not retry.covers(cls, name) and not (outcome.should_retry and outcome.group in (Group.BAD, Group.LIMITED))
-        ):
-            return None
-        used = sum(1 for a in self.attempts if a.index == attempt.index and a.kind == "retry")
-        if used >= attempt.candidate.retries:
-            return None
-        if rule is not None and rule.wait_s is not None:
-            return self._past_cooling(attempt, rule.wait_s, limit, now)
-        return self._told_or_backoff(attempt, outcome, limit, rule is None or rule.told, now)
-
-    def _told_or_backoff(
-        self, attempt: Attempt, outcome: Outcome, limit: float | None, heed: bool, now: float
-    ) -> float | None:
-        told = outcome.told_wait_s
-        if told is not None and heed:
-            if limit is not None and told > limit:
-                return None
-            self._since_told[attempt.index] = 0
-            return retry_after.sleep_s(told, self._rng) if told > 0.0 else 0.0
-        n = self._since_told.get(attempt.index, 0)
-        self._since_told[attempt.index] = n + 1
-        wait = backoff.delay_s(self._plan.retry.backoff, n, self._previous_wait(attempt), self._rng)
-        if outcome.cls is Class.RATE_LIMIT:
-            return self._past_cooling(attempt, wait, limit, now)
-        return wait
-
-    def _past_cooling(self, attempt: Attempt, wait: float, limit: float | None, now: float) -> float | None:
-        """The later of `wait` and the cool-down, within which a limited target is not asked; None: too long."""
-        cooling = attempt.state.cooling_s(now)
-        if cooling > wait and attempt.outcome is not None and attempt.outcome.cls in COOLING:
-            wait = cooling + MARGIN_S
-        return None if limit is not None and wait > limit else wait
-
-    def _previous_wait(self, attempt: Attempt) -> float | None:
-        """Length of the wait before this attempt, for the decorrelated schedule; None before the first retry."""
-        earlier = [a for a in self.attempts if a.index == attempt.index and a.n < attempt.n and a.ended_at is not None]
-        return None if not earlier else attempt.started - (earlier[-1].ended_at or attempt.started)
-
-    def _listed(
-        self, delays_s: tuple[float, ...], switch_after: int | None, names: frozenset[str], attempt: Attempt
-    ) -> float | None:
-        """`attempts` of a custom rule: one list of delays over all targets, `switch_after` of them on each."""
-        hits = [a for a in self._failures if a.outcome and (a.outcome.cls.value in names or a.outcome.name in names)]
-        cls = Class.TIMEOUT if attempt.outcome is None else attempt.outcome.cls
-        if len(hits) > len(delays_s):
-            return None
-        here = sum(1 for a in hits if a.index == attempt.index)
-        if switch_after is not None and here >= switch_after and self._chooser.has_next(attempt.index, cls):
-            return None
-        return delays_s[len(hits) - 1]
 
     def _retry(self, now: float, out: list[Command]) -> None:
         """The wait is over: the same target again, if it still takes us."""
