@@ -307,8 +307,9 @@ def _explain(args: argparse.Namespace) -> int:
     import orjson
 
     from proxy.config import explain
+    from proxy.config.control import fingerprint
     from proxy.config.planner import HeaderError, NoRoute, Planner
-    from proxy.dispatch.intake import Refusal, Sorter, fingerprint, locate
+    from proxy.dispatch.intake import Refusal, Sorter, locate
     from proxy.engine.plan import Endpoint
 
     loaded = _load(args.config)

@@ -76,17 +76,6 @@ ANY_ERROR: Final = TRIGGER_CLASSES - {Class.CONTENT_POLICY, Class.INVALID_REQUES
 A context that is too long is covered, but the engine skips a target whose window is known not to be larger
 (`lessons.md` S12)."""
 
-DEFAULT_RETRY_ON: Final = frozenset(
-    {
-        (Class.TIMEOUT, "connect"),
-        (Class.CONNECT_ERROR, ""),
-        (Class.RATE_LIMIT, ""),
-        (Class.SERVER_ERROR, ""),
-        (Class.MODEL_OVERLOADED, ""),
-    }
-)
-"""(class, sub-name) pairs retried on the same target by default; an empty sub-name covers every one of its class."""
-
 TIMEOUT_SUBS: Final = ("connect", "first_byte", "first_content", "idle", "total")
 CANCELLED_SUBS: Final = ("downstream", "superseded", "deadline", "drain")
 

@@ -12,10 +12,11 @@ import orjson
 from proxy.base.exchange import Inbound, Sink
 from proxy.config import explain
 from proxy.config.compiled import Config, Secret
+from proxy.config.control import fingerprint
 from proxy.config.planner import HeaderError, NoRoute, Planned, Planner
 from proxy.dialects import effects, errors
 from proxy.dispatch.drive import Drive, Room
-from proxy.dispatch.intake import Headers, Refusal, Sorter, Where, fingerprint, locate, model_of, parse_body
+from proxy.dispatch.intake import Headers, Refusal, Sorter, Where, locate, model_of, parse_body
 from proxy.dispatch.models import listing
 from proxy.dispatch.told import ascii_only, timing
 from proxy.engine.plan import Endpoint

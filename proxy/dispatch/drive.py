@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from proxy.base.exchange import Inbound, Sink, WriteTimeout
 from proxy.base.outcome import Class, Group, Outcome
 from proxy.config.planner import Planned
-from proxy.dialects import effects, openai, registry, splice
+from proxy.dialects import effects, errors, openai, registry, splice
 from proxy.dispatch import told
 from proxy.dispatch.intake import Headers, Where
 from proxy.engine.attempts import Attempts, Facts
@@ -441,6 +441,11 @@ class Drive:
         else:
             self._arm()
 
+    @property
+    def _dialect(self) -> errors.Dialect:
+        """The dialect in which this caller is told errors."""
+        return "anthropic" if self._where.endpoint is Endpoint.MESSAGES else "openai"
+
     # Answers ----------------------------------------------------------------------------------------------------------
 
     def _answer_headers(self, pump: Pump) -> list[tuple[str, str]]:
@@ -501,22 +506,20 @@ class Drive:
             outcome = Outcome(cls=Class.TIMEOUT, sub="total", message="the request's deadline passed mid-stream")
         if self._asked == "stream" and self._where.endpoint is not Endpoint.RAW:
             error = pump.reader.error if pump.reader is not None else None
-            dialect = "anthropic" if self._where.endpoint is Endpoint.MESSAGES else "openai"
-            told_error = told.broken(dialect, outcome, error, self._inbound.request_id)
+            told_error = told.broken(self._dialect, outcome, error, self._inbound.request_id)
             await self._sink.write(self._without_keys(told_error))
         self._sink.abort()
 
     async def _refuse(self) -> None:
         given_up = self._given_up
         assert given_up is not None
-        dialect = "anthropic" if self._where.endpoint is Endpoint.MESSAGES else "openai"
         now = self._room.clock()
         upstream_error = None
         for pump, attempt in zip(self._pumps, self._machine.attempts, strict=True):
             if attempt.outcome is given_up.outcome and pump.error_body:
                 upstream_error = (pump.status, pump.error_body, pump.headers)
         status, headers, body = told.failure(
-            self._plan, self._machine, given_up, dialect, self._inbound.request_id, upstream_error, now
+            self._plan, self._machine, given_up, self._dialect, self._inbound.request_id, upstream_error, now
         )
         accepted = self._inbound.accepted_at
         spent = sum((a.ended_at or now) - a.started for a in self._machine.attempts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
@@ -186,11 +185,6 @@ def _credential(found: Mapping[bytes, bytes]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def fingerprint(key: str, secret: bytes) -> str:
-    """A short name of a credential that does not give it away; the same key gets the same name in one process."""
-    return blake2b(key.encode("utf-8", "surrogateescape"), key=secret, digest_size=8).hexdigest()
-
-
 def parse_body(body: bytes) -> Mapping[str, Any]:
     """The JSON object of a request body; `Refusal` 400 when it is none.
 
@@ -241,4 +235,4 @@ def model_of(body: Mapping[str, Any]) -> str:
     return model
 
 
-__all__ = ["Headers", "Inbound", "Refusal", "Sorter", "Where", "fingerprint", "locate", "model_of", "parse_body"]
+__all__ = ["Headers", "Inbound", "Refusal", "Sorter", "Where", "locate", "model_of", "parse_body"]

@@ -160,7 +160,7 @@ def failure(
     plan: Plan,
     machine: Attempts,
     given_up: GiveUp,
-    dialect: str,
+    dialect: errors.Dialect,
     request_id: str,
     upstream_error: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] | None,
     now: float,
@@ -173,7 +173,7 @@ def failure(
     """
     outcome = given_up.outcome
     headers = policy_headers(plan, machine, request_id, now)
-    headers += _retry_trio(outcome, given_up, dialect)
+    headers += _retry_trio(outcome, given_up)
     if machine.attempts and _spoke(outcome):
         failed = next((a for a in machine.attempts if a.outcome is outcome), machine.attempts[-1])
         headers.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, outcome)))
@@ -187,7 +187,7 @@ def failure(
         status = 503
     elif not machine.attempts and outcome.group is Group.TARGET_FAULT:
         status = 502  # remembered from an earlier request: nobody has refused this caller
-        kind = errors.type_for("anthropic" if dialect == "anthropic" else "openai", status)
+        kind = errors.type_for(dialect, status)
     extra: dict[str, Any] = {"attempts": attempt_list(machine, now)} if machine.attempts else {}
     parsed = _error_of(told_body)
     if parsed is not None:
@@ -198,7 +198,7 @@ def failure(
         final = told_status if told_status >= 400 else outcome.status if outcome.status >= 400 else status
         return final, headers, orjson.dumps(parsed)
     status, ours, body = errors.problem(
-        "anthropic" if dialect == "anthropic" else "openai",
+        dialect,
         outcome.status if outcome.status >= 400 else status,
         type=kind,
         code=outcome.code or code,
@@ -210,7 +210,7 @@ def failure(
     return status, [*(pair for pair in ours if pair[0].lower() not in known), *headers], body
 
 
-def _identified(headers: Headers, dialect: str, request_id: str) -> str:
+def _identified(headers: Headers, dialect: errors.Dialect, request_id: str) -> str:
     """The id by which the caller's client knows the answer: the upstream's own, else ours, which is then added."""
     wanted = "request-id" if dialect == "anthropic" else "x-request-id"
     for name, value in headers:
@@ -231,7 +231,7 @@ def _error_of(body: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _retry_trio(outcome: Outcome, given_up: GiveUp, dialect: str) -> Headers:
+def _retry_trio(outcome: Outcome, given_up: GiveUp) -> Headers:
     """``Retry-After``, ``retry-after-ms``, ``x-should-retry``."""
     wait = given_up.retry_after_s
     if wait is None and outcome.told_wait_s is not None and outcome.group is Group.LIMITED:
@@ -268,7 +268,7 @@ def proxy_status(provider: str, outcome: Outcome) -> str:
     return "; ".join(parts)
 
 
-def broken(dialect: str, outcome: Outcome, error: Any, request_id: str) -> bytes:
+def broken(dialect: errors.Dialect, outcome: Outcome, error: Any, request_id: str) -> bytes:
     """The one error event that ends an interrupted stream (`providers.md` 8.3); no success marker follows it."""
     _status, kind, code = errors.ERRORS[dialect][outcome.cls if outcome.cls is not Class.CANCELLED else Class.TIMEOUT]
     if dialect == "anthropic":

@@ -62,7 +62,6 @@ class Call:
         "_opening",
         "_resent",
         "_with_body",
-        "connect_ms",
         "content_at",
         "ended",
         "head_at",
@@ -110,7 +109,6 @@ class Call:
         self.last_byte = 0.0
         self.held = False
         self.ended = False
-        self.connect_ms = 0.0
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -138,7 +136,6 @@ class Call:
             self.fail(connect_outcome(error))
             return
         self._opening = None
-        self.connect_ms = (self._clock() - self.started) * 1000.0
         if self.ended:
             self._connector.discard(wire)
         else:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from proxy.upstream.connector import Connector, Origin, Resolver, tls_context
 from proxy.upstream.request import credential_lines
-
-ANTHROPIC_VERSION: Final = b"anthropic-version: 2023-06-01\r\n"
 
 
 class Key(Protocol):

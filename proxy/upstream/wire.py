@@ -67,7 +67,6 @@ class Wire(asyncio.BufferedProtocol):
         "reused",
         "transport",
         "usable",
-        "writable",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -84,7 +83,6 @@ class Wire(asyncio.BufferedProtocol):
         self.answered = False
         """A byte of the answer to the latest request has come: sending that request again is no longer harmless."""
         self.idle_since = 0.0
-        self.writable = True
         self.on_gone: Any = None
         """Called with this wire when it closes while idle, so that the pool forgets it."""
 
@@ -130,12 +128,6 @@ class Wire(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.usable = True
-
-    def pause_writing(self) -> None:
-        self.writable = False
-
-    def resume_writing(self) -> None:
-        self.writable = True
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Room for the next read, which `buffer_updated` takes out before anybody else reads."""

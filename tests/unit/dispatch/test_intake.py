@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dispatch.intake import Headers, Refusal, Sorter, fingerprint, locate, model_of, parse_body
+from proxy.config.control import fingerprint
+from proxy.dispatch.intake import Headers, Refusal, Sorter, locate, model_of, parse_body
 from proxy.engine.plan import Endpoint
 
 PROVIDERS = {"openai": object(), "v2": object()}
