@@ -222,7 +222,7 @@ def test_L72_server_timing_tells_our_own_share() -> None:
 
 
 def trio(wait_s: float | None, final: bool, outcome: Outcome = E500) -> dict[str, str]:
-    return dict(told._retry_trio(outcome, GiveUp(outcome, wait_s, final), "openai"))
+    return dict(told._retry_trio(outcome, GiveUp(outcome, wait_s, final)))
 
 
 @pytest.mark.parametrize(
