@@ -1,7 +1,7 @@
 # `make` lists the targets; `make check` is what CI runs, nothing else.
 #
-# Everything lands in .venv and .venv-sdk-old, from the hash-locked files and nothing beside them. A stamp file records
-# that an installation finished, so that a half-done one is done again and a finished one costs nothing.
+# Everything lands in .venv, .venv-sdk-old and .venv-sdk-mid, from the hash-locked files and nothing beside them. A stamp
+# file records that an installation finished, so that a half-done one is done again and a finished one costs nothing.
 
 PYTHON ?= python3
 ARGS ?=
@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test check bench torture sdk-old lock clean
+.PHONY: help install run test check bench torture sdk lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,10 @@ install: .venv/.installed ## create .venv with the locked packages and .venv/bin
 run: install ## start the proxy with config.example.yaml (without any key in the environment: the demo)
 	$(BIN)/outrider run --config config.example.yaml $(ARGS)
 
-test: install sdk-old ## run the tests; ARGS='-k breaker' passes arguments on
+test: install sdk ## run the tests; ARGS='-k breaker' passes arguments on
 	$(PYTEST) -n 2 $(ARGS)
 
-check: install sdk-old ## formatting, lint, types, import rules, tests: exactly what CI runs
+check: install sdk ## formatting, lint, types, import rules, tests: exactly what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -39,10 +39,10 @@ check: install sdk-old ## formatting, lint, types, import rules, tests: exactly 
 bench: install ## the proxy beside the bare relay (and Envoy where it is installed); ARGS='--quick', '--profile'
 	$(BIN)/python -m tests.bench.run $(ARGS)
 
-torture: install sdk-old ## run the long tests with fresh random examples
+torture: install sdk ## run the long tests with fresh random examples
 	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)
 
-sdk-old: .venv-sdk-old/.installed ## install the oldest supported SDK, for PYTHONPATH=.venv-sdk-old
+sdk: .venv-sdk-old/.installed .venv-sdk-mid/.installed ## install the older majors of the SDKs, for PYTHONPATH=.venv-sdk-old
 
 # uv reads neither pip's configuration nor pip's variables, so it is told which index pip uses.
 lock: .venv/.python ## write the lock files again; ARGS=--upgrade moves to newer versions
@@ -52,10 +52,11 @@ lock: .venv/.python ## write the lock files again; ARGS=--upgrade moves to newer
 	$(LOCK) pyproject.toml --all-extras -o requirements.lock; \
 	$(LOCK) pyproject.toml --all-extras --group dev -c requirements.lock -o requirements-dev.lock; \
 	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock; \
-	$(LOCK) --group sdk-old -o requirements-sdk-old.lock
+	$(LOCK) --group sdk-old -o requirements-sdk-old.lock; \
+	$(LOCK) --group sdk-mid -o requirements-sdk-mid.lock
 
 clean: ## remove everything that was generated, the virtual environments too
-	rm -rf .venv .venv-sdk-old .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-sdk-old .venv-sdk-mid .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find proxy tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
@@ -76,9 +77,10 @@ clean: ## remove everything that was generated, the virtual environments too
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import proxy.cli, proxy.app, proxy.config.load, proxy.demo.world, uvloop'
 	@touch $@
 
-# A directory of its own, not a second environment: the old SDK needs an httpx that the new one refuses.
-.venv-sdk-old/.installed: requirements-sdk-old.lock | .venv/.python
-	rm -rf .venv-sdk-old
-	$(INSTALL) --target .venv-sdk-old -r $<
-	@printf '*\n' > .venv-sdk-old/.gitignore
+# Directories of their own, not environments: two majors of one SDK cannot live together, and the oldest needs an httpx
+# that the newest refuses.
+.venv-sdk-%/.installed: requirements-sdk-%.lock | .venv/.python
+	rm -rf $(@D)
+	$(INSTALL) --target $(@D) -r $<
+	@printf '*\n' > $(@D)/.gitignore
 	@touch $@

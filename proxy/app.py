@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxy import __version__
 from proxy.base.ids import id_maker
-from proxy.config.compiled import Config
+from proxy.config.compiled import Config, Provider
 from proxy.config.planner import Planner
 from proxy.dispatch import Dispatcher
-from proxy.dispatch.drive import Room
+from proxy.dispatch.room import Room
 from proxy.engine.cluster import Cluster, Cooled, Event, Moved
 from proxy.observe.bus import Bus
 from proxy.observe.logs import Log
@@ -32,10 +32,14 @@ from proxy.upstream.session import Account, Upstreams
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from proxy.upstream.credentials import Credential
+
 SWEEP_S: Final = 15.0
 LAG_DEAD_S: Final = 5.0
 M_MMAP_THRESHOLD: Final = -3
 MMAP_THRESHOLD_BYTES: Final = 1024 * 1024
+AZURE_V1_SCOPE: Final = "https://ai.azure.com/.default"
+"""What a token for Azure's v1 API is for; the dated APIs have a scope of their own (`providers.md` 1.8)."""
 _STATE_NUMBER: Final = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
 
 
@@ -63,7 +67,7 @@ class App:
         self.bus.subscribe(self.log.take)
         self.bus.subscribe(self._note)
         self.cluster = Cluster(rng, self._tell, config.limits.max_targets)
-        self.upstreams = Upstreams(_accounts(config), clock)
+        self.upstreams = Upstreams(_accounts(config, wall, self._identity_failed), clock, wall)
         self.planner = Planner(config, secret)
         self.room = Room(
             cluster=self.cluster,
@@ -288,6 +292,9 @@ class App:
 
     # Events -----------------------------------------------------------------------------------------------------------
 
+    def _identity_failed(self, provider: str, reason: str) -> None:
+        self.log.write("warning", "credential_failed", provider=provider, reason=reason)
+
     def _tell(self, event: Event) -> None:
         self.bus.publish(event)
 
@@ -325,7 +332,11 @@ def _give_memory_back() -> None:
         return
 
 
-def _accounts(config: Config) -> Mapping[str, Account]:
+BEARER_VENDORS: Final = frozenset({"mantle", "vertex"})
+"""Platforms that take a key as a bearer token, whatever the dialect (`providers.md` 1.5 to 1.7)."""
+
+
+def _accounts(config: Config, wall: Callable[[], float], report: Callable[[str, str], None]) -> Mapping[str, Account]:
     return {
         name: Account(
             name=name,
@@ -334,9 +345,36 @@ def _accounts(config: Config) -> Mapping[str, Account]:
             key=provider.api_key,
             tls_verify=provider.tls_verify,
             ca_file=provider.ca_file,
+            api_version=provider.api_version,
+            bearer=provider.vendor in BEARER_VENDORS,
+            credential=_credential(provider, wall, report),
+            sign_region=provider.aws.region,
+            sign_service=provider.aws.service,
         )
         for name, provider in config.providers.items()
     }
+
+
+def _credential(provider: Provider, wall: Callable[[], float], report: Callable[[str, str], None]) -> Credential | None:
+    """What the platform hands out for a provider, or the keys it signs with; None: its key is all there is."""
+    aws = provider.aws
+    if not provider.identity and not aws.has_keys:
+        return None
+    from proxy.upstream.credentials import Wanted, credential
+
+    keys = None
+    if aws.access_key_id is not None and aws.secret_access_key is not None:
+        keys = (aws.access_key_id, aws.secret_access_key, aws.session_token)
+    wanted = Wanted(
+        provider=provider.name,
+        identity=provider.identity,
+        keys=keys,
+        region=aws.region,
+        role_arn=aws.role_arn,
+        token_file=aws.web_identity_token_file,
+        scope=AZURE_V1_SCOPE if provider.dialect == "azure" and provider.api_version in ("", "v1", "preview") else "",
+    )
+    return credential(wanted, os.environ, wall, report)
 
 
 def _model_names(config: Config) -> set[str]:

@@ -49,7 +49,7 @@ LINES_MAX = 600
 BROAD_EXCEPT = {
     "proxy/server/door.py": "the border to the caller: whatever went wrong becomes an answer",
     "proxy/server/protocol.py": "the border to aiohttp's parser: whatever it raises becomes a refusal",
-    "proxy/dispatch/drive.py": "the border of a request: a fault in a callback ends this request, not the process",
+    "proxy/dispatch/running.py": "the border of a request: a fault in a callback ends this request, not the process",
     "proxy/upstream/call.py": "the border between a transport's callbacks and a request, for the same reason",
     "proxy/observe/bus.py": "the border to observers: they cannot raise into the request's way",
     "proxy/upstream/probe.py": "the border of the probe loop: one broken probe does not end probing",

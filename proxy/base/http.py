@@ -119,6 +119,10 @@ _DROPPED: Final = frozenset(
         "x-real-ip",
         "cache-control",
         "pragma",
+        # A signature covers the path and the key that the caller signed with, neither of which we send.
+        "x-amz-date",
+        "x-amz-security-token",
+        "x-amz-content-sha256",
     }
 )
 _READ_TOO: Final = frozenset({"x-stainless-read-timeout"})

@@ -13,28 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from proxy.base.outcome import Class
 from proxy.base.target import Target
+from proxy.config import apis
 from proxy.config.compiled import Config, Layer, Model, Provider, Secret, base_breaker
 from proxy.config.overrides import Step, explicit_model
+from proxy.dialects.chat import ModelFacts
 from proxy.engine.plan import Candidate, Endpoint, Tier
 
 KeySource = Literal["sidecar", "caller", "header", "none"]
 """Where a candidate's credential comes from: the file, the caller's own Authorization or x-api-key, the caller's
 ``X-Provider-Key-<provider>``, or nowhere (a local server without authentication)."""
-
-SPEAKS: Final[Mapping[Endpoint, frozenset[str]]] = {
-    Endpoint.CHAT: frozenset({"openai"}),
-    Endpoint.EMBEDDINGS: frozenset({"openai"}),
-    Endpoint.RESPONSES: frozenset({"openai"}),
-    Endpoint.MESSAGES: frozenset({"anthropic"}),
-}
-"""Dialects of the targets that a call can go to without translation. RAW goes to any."""
-
-_ANY_MODEL: Final = Model(asked="*", name="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +56,8 @@ class Chain:
 
     candidates: tuple[Candidate, ...]
     keys: tuple[KeySource, ...]
+    facts: tuple[ModelFacts | None, ...]
+    """What is known of each target; None for passthrough, where nothing of ours reads the request."""
     hedge_order: tuple[int, ...]
     skipped: tuple[tuple[str, str], ...]
     """(name, reason): `no_key`, `dialect`, `model`, `other_model`."""
@@ -93,7 +87,7 @@ class _Builder:
         self._config = config
         self._asked = asked
         self._owner = self._owner_of_caller_key(steps)
-        self._links: list[tuple[Candidate, KeySource, Step]] = []
+        self._links: list[tuple[Candidate, KeySource, Step, ModelFacts | None]] = []
         self._skipped: dict[str, str] = {}
         self._waiting: list[Secret] = []
         self._first_model: str | None = None
@@ -113,6 +107,10 @@ class _Builder:
         if entry is None:
             self._skip(step.name, "model")
             return None
+        called_by = apis.choose(self._asked.endpoint, provider, entry)
+        if called_by is None:
+            self._skip(step.name, "dialect")
+            return None
         model = self._called(entry, step)
         if self._first_model is None:
             self._first_model = model
@@ -126,7 +124,8 @@ class _Builder:
             self._skip(name, "no_key")
             return None
         target = Target(provider.name, model, credential)
-        return self._append(self._candidate(provider, entry, target, step), source, step)
+        facts = None if self._asked.endpoint is Endpoint.RAW else provider.facts_for(entry, model)
+        return self._append(self._candidate(provider, entry, target, step, called_by), source, step, facts)
 
     def hedge_order(self, hedges: Sequence[Step]) -> list[int]:
         """Indexes of the targets of `hedges`, in their order; those the chain lacks are appended."""
@@ -153,11 +152,12 @@ class _Builder:
             links, order = links[:1], []
         candidates = tuple(
             replace(c, retries=self._retries(i, step), tier=_tier(i, step, moved))
-            for i, (c, _, step) in enumerate(links)
+            for i, (c, _, step, _) in enumerate(links)
         )
         return Chain(
             candidates=candidates,
-            keys=tuple(source for _, source, _ in links),
+            keys=tuple(source for _, source, _, _ in links),
+            facts=tuple(facts for _, _, _, facts in links),
             hedge_order=tuple(order),
             skipped=tuple(self._skipped.items()),
             waiting=tuple(self._waiting),
@@ -169,17 +169,20 @@ class _Builder:
         self._skipped.setdefault(name, reason)
 
     def _speaks(self, provider: Provider) -> bool:
-        spoken = SPEAKS.get(self._asked.endpoint)
-        return spoken is None or provider.dialect in spoken
+        return apis.can_take(self._asked.endpoint, provider)
+
+    def _speaks_natively(self, provider: Provider) -> bool:
+        called_by = apis.choose(self._asked.endpoint, provider, apis.ANY_MODEL)
+        return called_by is not None and not called_by[1]
 
     def _entry(self, provider: Provider, step: Step) -> Model | None:
         """The entry of the model map that applies; None: the provider refuses the model."""
         if self._asked.endpoint is Endpoint.RAW:
             # Bytes pass untouched, so the name in them is the one that is called.
-            return explicit_model(provider, self._asked.model) or _ANY_MODEL
+            return explicit_model(provider, self._asked.model) or apis.ANY_MODEL
         if step.model:
             found = explicit_model(provider, step.model)
-            return found or (_ANY_MODEL if step.called else None)
+            return found or (apis.ANY_MODEL if step.called else None)
         if step.reduce_quality:
             smaller = next((m for m in provider.models if m.tier == "economy" and (m.name or "*" not in m.asked)), None)
             if smaller is not None:
@@ -195,10 +198,15 @@ class _Builder:
             return entry.called(entry.asked)
         return entry.called(self._asked.model)
 
-    def _candidate(self, provider: Provider, entry: Model, target: Target, step: Step) -> Candidate:
+    def _candidate(
+        self, provider: Provider, entry: Model, target: Target, step: Step, called_by: tuple[str, bool]
+    ) -> Candidate:
         return Candidate(
             target=target,
             dialect=provider.dialect,
+            api=called_by[0],
+            deployment=entry.deployment,
+            foreign=called_by[1],
             region=provider.region,
             trigger=self._asked.trigger if step.trigger is None else step.trigger,
             weight=step.weight,
@@ -214,18 +222,18 @@ class _Builder:
             breaker=base_breaker(provider, self._asked.base),
         )
 
-    def _append(self, candidate: Candidate, source: KeySource, step: Step) -> int:
+    def _append(self, candidate: Candidate, source: KeySource, step: Step, facts: ModelFacts | None) -> int:
         """A target that is in the chain already is not added again, but opened by either trigger."""
-        for index, (other, key, first) in enumerate(self._links):
+        for index, (other, key, first, known) in enumerate(self._links):
             if other.target == candidate.target and other.output_share == candidate.output_share:
                 merged = replace(other, trigger=other.trigger | candidate.trigger)
-                self._links[index] = (merged, key, first)
+                self._links[index] = (merged, key, first, known)
                 return index
-        self._links.append((candidate, source, step))
+        self._links.append((candidate, source, step, facts))
         return len(self._links) - 1
 
     def _find(self, step: Step) -> int | None:
-        for index, (candidate, _, _) in enumerate(self._links):
+        for index, (candidate, _, _, _) in enumerate(self._links):
             if candidate.target.provider != step.provider:
                 continue
             provider = self._config.providers[step.provider]
@@ -244,7 +252,7 @@ class _Builder:
     def _owner_of_caller_key(self, steps: Sequence[Step]) -> tuple[str, str, int | None] | None:
         for step in steps:
             provider = self._config.providers[step.provider]
-            if provider.credentials != "sidecar" and self._speaks(provider):
+            if provider.credentials != "sidecar" and self._speaks_natively(provider):
                 return _origin(provider)
         return None
 
@@ -259,7 +267,7 @@ class _Builder:
         if provider.credentials == "caller" or provider.disabled:
             return None, ""
         if provider.api_key is None:
-            return "none", ""
+            return ("sidecar" if provider.identity or provider.aws.has_keys else "none"), ""
         if provider.api_key.read() is None:
             self._waiting.append(provider.api_key)
             return None, ""

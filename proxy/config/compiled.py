@@ -8,11 +8,13 @@ plan is built, so that precedence is one dictionary merge and every effective va
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from proxy.base.outcome import Class
+from proxy.dialects import models
+from proxy.dialects.facts import ModelFacts
 from proxy.engine.plan import Price, Tier
 from proxy.policy import breaker
 from proxy.policy.window import ConsecutiveRule, RateRule
@@ -53,9 +55,39 @@ class Model:
     max_output_tokens: int | None = None
     context_window: int | None = None
     price: Price | None = None
+    api: str = ""
+    """The one API that the model speaks; empty: what its provider speaks."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    """Stated facts by the names of `ModelFacts`."""
 
     def called(self, asked: str) -> str:
         return self.name or asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aws:
+    """How calls are signed for AWS."""
+
+    access_key_id: Secret | None = None
+    secret_access_key: Secret | None = None
+    session_token: Secret | None = None
+    region: str = ""
+    """Region and service that are signed for; empty: calls are not signed."""
+    service: str = ""
+    role_arn: str = ""
+    """With `web_identity_token_file` for identity aws; empty: the environment tells."""
+    web_identity_token_file: str = ""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys are stated, be they there yet or not."""
+        return self.access_key_id is not None
+
+
+NO_SAMPLING_FROM: Final = "2026-10-21"
+"""From this version on Anthropic refuses sampling parameters of every model (`providers.md` 0.1)."""
+MEMO_MAX: Final = 1024
+"""Models per provider whose facts are remembered; names that callers make up must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +110,61 @@ class Provider:
     """Why the provider takes no calls (its key is missing); empty: it does."""
     tls_verify: bool = True
     ca_file: str = ""
+    vendor: str = ""
+    """Whose quirks the address has (`ModelFacts.vendor`); empty: nobody's that we know."""
+    apis: tuple[str, ...] = ()
+    """Wire APIs that it speaks itself; empty: by dialect and vendor (`apis.native`)."""
+    identity: Literal["", "aws", "azure_workload", "gcp_metadata"] = ""
+    """Where the platform hands out the credential; empty: nowhere."""
+    aws: Aws = field(default_factory=Aws)
+    anthropic_version: str = ""
+    """Empty: as the caller says, else 2023-06-01."""
+    anthropic_betas: tuple[str, ...] | None = None
+    """Values of ``anthropic-beta`` that are let through; None: all."""
+    safety_settings: tuple[Mapping[str, str], ...] = ()
+    external: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    """The external model data, shared by all providers."""
+    memo: dict[tuple[str, str], tuple[Model, ModelFacts]] = field(default_factory=dict, repr=False, compare=False)
+    """Facts by asked and called name, with the entry they were made of."""
+
+    def facts_for(self, entry: Model, called: str) -> ModelFacts:
+        """What is known of the model of `entry` when it is called `called`; remembered."""
+        found = self.memo.get((entry.asked, called))
+        if found is not None and found[0] is entry:
+            return found[1]
+        if len(self.memo) >= MEMO_MAX:
+            self.memo.clear()
+        stated: dict[str, Any] = dict(entry.capabilities)
+        stated["max_output_tokens"], stated["context_window"] = entry.max_output_tokens, entry.context_window
+        facts = models.facts(called, self.dialect, self.vendor, stated, self.external_entry(called))
+        if self.dialect == "anthropic" and self.anthropic_version:
+            is_late = self.anthropic_version[-10:] >= NO_SAMPLING_FROM
+            facts = replace(facts, api_version=self.anthropic_version, sampling=False if is_late else facts.sampling)
+        if self.safety_settings:
+            facts = replace(facts, safety_settings=self.safety_settings)
+        self.memo[entry.asked, called] = entry, facts
+        return facts
+
+    def completed(self, entry: Model, called: str) -> Model:
+        """`entry` with the limits and the price that the external data tells of the model it is called."""
+        known = self.external_entry(called)
+        if known is None:
+            return entry
+        most, window = models.tokens(known)
+        cost = None if entry.price is not None else models.price(known)
+        return replace(
+            entry,
+            max_output_tokens=most if entry.max_output_tokens is None else entry.max_output_tokens,
+            context_window=window if entry.context_window is None else entry.context_window,
+            price=entry.price if cost is None else Price(input=cost[0], output=cost[1]),
+        )
+
+    def external_entry(self, called: str) -> Mapping[str, Any] | None:
+        """What the external data holds of a model; None: nothing."""
+        if not self.external:
+            return None
+        names = models.external_names(called, self.dialect, self.vendor, self.name)
+        return next((self.external[name] for name in names if name in self.external), None)
 
     def model_for(self, asked: str) -> Model | None:
         """The first entry that covers the asked name; None: this provider refuses it."""

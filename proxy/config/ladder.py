@@ -215,6 +215,9 @@ def _hedging(values: Mapping[str, Any], origins: Mapping[str, str], limits: Limi
 def _stream(values: Mapping[str, Any]) -> Stream:
     return Stream(
         recovery=values["stream_recovery"],
+        keepalive_s=values["stream.keepalive_s"],
+        upstream_stream=values["stream.upstream_stream"],
+        continue_bytes=values["stream.continue_kb"] * 1024,
         write_timeout_s=values["stream.write_timeout_s"],
         buffer_bytes=values["stream.buffer_kb"] * 1024,
     )

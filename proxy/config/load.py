@@ -18,31 +18,23 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import yaml
 
-from proxy.base.outcome import ANY_ERROR, Class
-from proxy.config import compiled, schema, validate
+from proxy.config import model_data, provider_checks, schema, validate
+from proxy.config.building import Builder
 from proxy.config.compiled import Config
-from proxy.config.names import Loc, Node, Problem, advice, dotted, quoted, shown, typed, walk
-from proxy.config.secrets import (
-    apply_overrides,
-    expand_node,
-    fixed,
-    from_file,
-    is_secret,
-    odd_variables,
-)
+from proxy.config.model_data import ModelData
+from proxy.config.names import Node, Problem, quoted, typed, walk
+from proxy.config.reading import Reading, ordered, way_to
+from proxy.config.secrets import apply_overrides, expand_node, odd_variables
 from proxy.config.validate import Finding
-from proxy.engine.plan import Price, Tier
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_NODES: Final = 20_000
 MAX_DEPTH: Final = 64
-MAX_PROBLEMS: Final = 500
-"""Problems told of one file; the rest is only counted."""
 
 _PARSER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -115,7 +107,7 @@ class _Stop(Exception):
 def _load(
     content: bytes, name: str, env: Mapping[str, str], flags: Mapping[str, str], clock: Callable[[], float]
 ) -> Loaded:
-    reading = _Reading(name=name)
+    reading = Reading(name=name)
     try:
         reading.root = root = _tree(_decode(content, reading), reading)
         reading.errors += apply_overrides(root, env, flags)
@@ -123,74 +115,21 @@ def _load(
             if message := expand_node(node, loc, env):
                 reading.error(node.line, node.column, message, loc)
                 node.broken = True
-        file = _check(reading)
+        file, data = _check(reading)
     except _Stop:
-        return reading.failed()
-    config = _Builder(file, reading, clock).config(hashlib.sha256(content).hexdigest())
-    for finding in validate.warnings(file):
+        return Loaded(config=None, errors=tuple(ordered(reading.errors)))
+    config = Builder(file, reading, data, clock).config(hashlib.sha256(content).hexdigest())
+    for finding in (*validate.warnings(file), *provider_checks.warnings(file)):
         reading.tell(finding, reading.warnings)
     reading.warnings += odd_variables(env)
-    told = tuple(_ordered(reading.warnings))
+    told = tuple(ordered(reading.warnings))
     return Loaded(config=replace(config, warnings=tuple(str(problem) for problem in told)), warnings=told)
-
-
-@dataclass(slots=True)
-class _Reading:
-    """What is known about the file while it is read."""
-
-    name: str
-    root: Node = field(default_factory=lambda: Node(1, 1, keys={}))
-    errors: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-
-    def failed(self) -> Loaded:
-        return Loaded(config=None, errors=tuple(_ordered(self.errors)))
-
-    def error(self, line: int, column: int, message: str, loc: Loc = ()) -> None:
-        self.errors.append(Problem(file=self.name, line=line, column=column, path=dotted(loc), message=message))
-
-    def tell(self, finding: Finding, problems: list[Problem]) -> None:
-        """Add a finding with its place and perhaps its value, unless an error was told about the place before."""
-        way = _way(self.root, finding.loc)
-        node = way[-1]
-        if node.broken and finding.show:
-            return
-        labels = [step.label for step in way[1:]]
-        rest = [part for part in finding.loc[len(labels) :] if part != "[key]"]
-        if node.text is not None and rest == [0]:
-            rest = []  # a word alone where a list of words may stand
-        path = dotted((*labels, *rest))
-        if any(problem.path == path for problem in problems):
-            return  # what was wrong there is cut out by now, and would be told as missing
-        got, hint = "", finding.hint
-        if finding.show and not rest and not is_secret(finding.loc):
-            is_key = finding.loc[-1] == "[key]"
-            got = f", got {quoted(str(node.label)) if is_key else shown(node)}"
-            hint = "" if node.written and not is_key else hint or advice(node, finding.message)
-        problems.append(
-            Problem(
-                file=node.source or self.name,
-                line=0 if node.source else node.line,
-                column=node.column,
-                path=path,
-                message=finding.message + got + hint,
-            )
-        )
-
-
-def _ordered(problems: list[Problem]) -> list[Problem]:
-    """In file order, without repetition, at most `MAX_PROBLEMS`."""
-    told = list(dict.fromkeys(sorted(problems, key=lambda p: (p.line, p.column))))
-    if len(told) > MAX_PROBLEMS:
-        rest = replace(told[-1], path="", message=f"{len(told) - MAX_PROBLEMS} more problems follow")
-        told[MAX_PROBLEMS:] = [rest]
-    return told
 
 
 # --- text to tree ----------------------------------------------------------------------------------------------------
 
 
-def _decode(content: bytes, reading: _Reading) -> str:
+def _decode(content: bytes, reading: Reading) -> str:
     """The text, when it is UTF-8 of a bearable size without control characters."""
     if len(content) > MAX_BYTES:
         reading.error(1, 1, f"the file is larger than {MAX_BYTES // 1024 // 1024} MiB")
@@ -215,7 +154,7 @@ def _place(before: str) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def _tree(text: str, reading: _Reading) -> Node:
+def _tree(text: str, reading: Reading) -> Node:
     """The tree of the only document."""
     grower = _Grower(reading)
     try:
@@ -256,7 +195,7 @@ def _syntax(problem: str, line: str, column: int) -> str:
 class _Grower:
     """Grows the tree from events on an explicit stack."""
 
-    def __init__(self, reading: _Reading) -> None:
+    def __init__(self, reading: Reading) -> None:
         self.root: Node | None = None
         self._reading = reading
         self._stack: list[Node] = []
@@ -345,28 +284,15 @@ def _data(node: Node) -> Any:
     return typed(node.text or "") if node.plain else node.text
 
 
-def _way(root: Node, loc: Loc) -> list[Node]:
-    """The nodes from the root towards `loc`, as far as they exist."""
-    way = [root]
-    for part in loc:
-        node = way[-1]
-        if node.keys is not None and isinstance(part, str) and part in node.keys:
-            way.append(node.keys[part])
-        elif node.items is not None and isinstance(part, int) and part < len(node.items):
-            way.append(node.items[part])
-        else:
-            break
-    return way
-
-
 # --- checks and building ---------------------------------------------------------------------------------------------
 
 
-def _check(reading: _Reading) -> schema.File:
-    """The checked file; stops when there are errors, after looking for all of them."""
+def _check(reading: Reading) -> tuple[schema.File, ModelData]:
+    """The checked file and the model data it names; stops when there are errors, after looking for all of them."""
     root = reading.root
     providers = root.keys.get("providers") if root.keys else None
     known = tuple(providers.keys or ()) if providers else ()
+    data: ModelData = {}
     file, findings = schema.check(_data(root))
     complete = not findings and not reading.errors
     for finding in findings:
@@ -374,11 +300,13 @@ def _check(reading: _Reading) -> schema.File:
     while file is None and _cut(root, findings):
         file, findings = schema.check(_data(root))
     if file is not None:
-        for finding in (*validate.errors(file, known, complete), *_file_errors(file)):
+        data, faults = _model_data(file)
+        own = provider_checks.errors(file)
+        for finding in (*validate.errors(file, known, complete), *own, *_file_errors(file), *faults):
             reading.tell(finding, reading.errors)
     if reading.errors or file is None:
         raise _Stop
-    return file
+    return file, data
 
 
 def _file_errors(file: schema.File) -> Iterator[Finding]:
@@ -388,12 +316,22 @@ def _file_errors(file: schema.File) -> Iterator[Finding]:
             yield Finding(loc=("providers", name, "ca_file"), message="is no readable file", show=True)
 
 
+def _model_data(file: schema.File) -> tuple[ModelData, list[Finding]]:
+    """The external model data, none without a path; a file that cannot be used is one error at its path."""
+    if not file.model_data.path:
+        return {}, []
+    try:
+        return model_data.read(file.model_data.path), []
+    except model_data.Unusable as fault:
+        return {}, [Finding(loc=("model_data", "path"), message=str(fault), show=True)]
+
+
 def _cut(root: Node, findings: list[Finding]) -> bool:
     """Cut the places of the findings out of the tree; False when the root itself is at fault.
 
     Every round cuts at least one node, so the rounds end.
     """
-    ways = [_way(root, finding.loc) for finding in findings]
+    ways = [way_to(root, finding.loc) for finding in findings]
     for way in ways:
         if len(way) < 2:
             return False
@@ -403,182 +341,3 @@ def _cut(root: Node, findings: list[Finding]) -> bool:
         elif parent.items is not None:
             parent.items = [item for item in parent.items if item is not node]
     return True
-
-
-class _Builder:
-    """Turns a checked file into frozen values, and tells which keys are missing."""
-
-    def __init__(self, file: schema.File, reading: _Reading, clock: Callable[[], float]) -> None:
-        self._file = file
-        self._reading = reading
-        self._clock = clock
-
-    def config(self, digest: str) -> Config:
-        file = self._file
-        providers = {name: self._provider(name, provider) for name, provider in file.providers.items()}
-        listen, limits, log = file.listen, file.limits, file.telemetry.log
-        sizes = {
-            key: getattr(listen, key)
-            for key in type(listen).model_fields
-            if key not in ("data", "admin", "auth_tokens")
-        }
-        bounds = {key: getattr(limits, key) for key in type(limits).model_fields if key != "allow_overrides"}
-        config = Config(
-            path=self._reading.name,
-            digest=digest,
-            listen=compiled.Listen(
-                data_host=listen.data.host,
-                data_port=listen.data.port,
-                admin_host=listen.admin.host,
-                admin_port=listen.admin.port,
-                auth_tokens=self._tokens(),
-                **sizes,
-            ),
-            providers=providers,
-            defaults=schema.flat(file.defaults, stated_only=True),
-            policies={name: schema.flat(policy, stated_only=True) for name, policy in file.policies.items()},
-            routes=tuple(self._routes(providers)),
-            limits=compiled.Limits(allow_overrides=frozenset(limits.allow_overrides), **bounds),
-            drain_timeout_s=file.shutdown.drain_timeout_s,
-            log_format=log.format,  # type: ignore[arg-type]  # the schema's words are those of the type
-            log_level=log.level,  # type: ignore[arg-type]
-            metrics=file.telemetry.metrics,
-            chaos=file.chaos.enabled,
-            store_path=file.store.path,
-        )
-        return replace(config, redacted=_effective(file, config, self._reading.root))
-
-    def _provider(self, name: str, given: schema.Provider) -> compiled.Provider:
-        key, disabled = self._key(name, given)
-        return compiled.Provider(
-            name=name,
-            dialect=validate.dialect_of(name, given),  # type: ignore[arg-type]
-            base_url=validate.base_url_of(name, given),
-            api_key=key,
-            credentials=given.credentials,  # type: ignore[arg-type]
-            region=given.region,
-            max_concurrency=given.max_concurrency,
-            api_version=given.api_version or "",
-            models=_models(given),
-            breaker=schema.flat(given.circuit_breaker, stated_only=True),
-            disabled=disabled,
-            tls_verify=given.tls_verify,
-            ca_file=given.ca_file,
-        )
-
-    def _key(self, name: str, given: schema.Provider) -> tuple[compiled.Secret | None, str]:
-        """The credential, and why the provider takes no calls without it."""
-        loc: Loc = ("providers", name, "api_key")
-        nodes = [node for node, _ in walk(_way(self._reading.root, loc)[-1], loc)]
-        missing = next((node for node in nodes if node.missing), None)
-        if given.api_key is None or given.credentials == "caller":
-            return None, ""
-        if missing:
-            reason = f"no key: {missing.missing}"
-            tail = "the provider is disabled" if given.credentials == "sidecar" else "only callers' own keys are used"
-            self._reading.tell(Finding(loc=loc, message=f"{reason}; {tail}"), self._reading.warnings)
-            return fixed(None, missing.variables), reason if given.credentials == "sidecar" else ""
-        return self._secret(loc, given.api_key), ""
-
-    def _secret(self, loc: Loc, given: Any) -> compiled.Secret:
-        """A secret that is there, or one in a file, which may still come."""
-        node = _way(self._reading.root, loc)[-1]
-        if not isinstance(given, str):
-            secret = from_file(given["file"], self._clock)
-            if secret.read() is None:
-                message = "no key yet: the file cannot be read or holds no key; it is looked for again at every call"
-                self._reading.tell(Finding(loc=loc, message=message), self._reading.warnings)
-            return secret
-        key = given.strip()  # a variable made from a file often ends in a line feed
-        return fixed(key, node.variables)
-
-    def _tokens(self) -> tuple[compiled.Secret, ...]:
-        tokens = self._file.listen.auth_tokens
-        return tuple(self._secret(("listen", "auth_tokens", index), token) for index, token in enumerate(tokens))
-
-    def _routes(self, providers: Mapping[str, compiled.Provider]) -> list[compiled.Route]:
-        everything = [schema.Target(provider=name) for name in providers]
-        given = self._file.routes or [schema.Route(name="default")]
-        return [
-            compiled.Route(
-                name=route.name or f"route{index + 1}",
-                paths=tuple(route.match.paths),
-                models=tuple(route.match.models),
-                targets=tuple(
-                    _target(target, place, route.balance)
-                    for place, target in enumerate(everything if route.targets is None else route.targets)
-                ),
-                balance=route.balance,  # type: ignore[arg-type]
-                policy=schema.flat(route.policy, stated_only=True),
-            )
-            for index, route in enumerate(given)
-        ]
-
-
-def _models(given: schema.Provider) -> tuple[compiled.Model, ...]:
-    """The model map in file order, exact names before globs."""
-    if given.models is None:
-        return (compiled.Model(asked="*", name=""),)
-    models = [
-        compiled.Model(
-            asked=asked,
-            name="" if entry.name == "passthrough" else entry.name,
-            deployment=entry.deployment,
-            tier="economy" if entry.tier == "economy" else "",
-            quality=entry.quality,
-            max_output_tokens=entry.max_output_tokens,
-            context_window=entry.context_window,
-            price=Price(input=entry.price.input, output=entry.price.output) if entry.price else None,
-        )
-        for asked, entry in given.models.items()
-    ]
-    return tuple(sorted(models, key=lambda model: "*" in model.asked))
-
-
-def _target(given: schema.Target, place: int, balance: str) -> compiled.RouteTarget:
-    """One entry of a chain. Only with balance priority does the place in the file make a rank."""
-    default = Tier.SECONDARY if place and balance == "priority" else Tier.PRIMARY
-    increase = given.max_latency_increase_ms
-    return compiled.RouteTarget(
-        provider=given.provider,
-        model=given.model,
-        tier=Tier[given.tier.upper()] if given.tier else default,
-        weight=given.weight,
-        trigger=None if given.trigger is None else classes(given.trigger),
-        max_retries=given.max_retries,
-        max_latency_increase_s=None if increase is None else increase / 1000,
-    )
-
-
-def classes(words: list[str]) -> frozenset[Class]:
-    """What trigger words cover; ``any_error`` is all but content policy and invalid request."""
-    return frozenset().union(*(ANY_ERROR if word == "any_error" else {Class(word)} for word in words))
-
-
-def _effective(file: schema.File, config: Config, root: Node) -> dict[str, Any]:
-    """The file with its defaults as a JSON-able tree. Secrets and ``${...}`` stand as references, foreign sections not
-    at all: what may be shown is listed by the schema, what must not be shown is not guessed by name."""
-    tree = file.model_dump(exclude=set(validate.TAKEN))
-    for key in ("policies", "routes"):  # only what they state: the rest comes from `defaults`
-        tree[key] = file.model_dump(include={key}, exclude_unset=True).get(key, tree[key])
-    for name, provider in config.providers.items():
-        shown_key = provider.api_key.reference if provider.api_key else None
-        tree["providers"][name].update(dialect=provider.dialect, base_url=provider.base_url, api_key=shown_key)
-    tree["listen"]["auth_tokens"] = [token.reference for token in config.listen.auth_tokens]
-    for node, loc in walk(root, ()):
-        if node.written and not is_secret(loc):
-            _replace(tree, loc, node.written)
-    return tree
-
-
-def _replace(tree: Any, loc: Loc, written: str) -> None:
-    """Put the text as written in the place of a value that came out of ``${...}``."""
-    at: Any = tree
-    steps: tuple[Any, ...] = loc
-    for step in steps[:-1]:
-        at = at[step] if isinstance(at, list) or step in at else {}
-    last = steps[-1]
-    if isinstance(at, dict) and isinstance(at.get(last), dict):
-        at[last]["name"] = written  # a model's name alone stands for {name: ...}
-    elif isinstance(at, list) or last in at:
-        at[last] = written

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final, Generic, TypeVar
 
-from proxy.config import chain, ladder
-from proxy.config.chain import SPEAKS, Chain, KeySource
+from proxy.config import apis, chain, ladder
+from proxy.config.chain import Chain, KeySource
 from proxy.config.checks import nearest, plain
 from proxy.config.compiled import Config, Route, Secret
 from proxy.config.control import KEY_PREFIX, seal
 from proxy.config.ladder import Effective
 from proxy.config.overrides import HeaderError, Overrides, Step, parse
+from proxy.dialects.chat import ModelFacts
 from proxy.engine.plan import Endpoint, Plan
 
 __all__ = ["HeaderError", "KeySource", "NoRoute", "Planned", "Planner"]
@@ -68,6 +69,10 @@ class Planned:
     plan: Plan
     keys: tuple[KeySource, ...]
     """Per candidate, where its credential comes from."""
+    facts: tuple[ModelFacts | None, ...]
+    """Per candidate, what is known of its model; None for passthrough."""
+    foreign: bool
+    """Some candidate is called through another API than the caller's."""
     settings: Mapping[str, Any]
     """Every effective setting by its dotted name; where each came from is in `plan.origins`."""
     targets_by: str
@@ -244,8 +249,7 @@ class Planner:
         elif route is not None:
             steps, by = _targets(route), f"route {route.name}"
         if overrides.fallbacks is not None:
-            spoken = SPEAKS.get(endpoint)
-            able = [s for s in steps if spoken is None or self._config.providers[s.provider].dialect in spoken]
+            able = [s for s in steps if apis.can_take(endpoint, self._config.providers[s.provider])]
             own = [overrides.primary] if overrides.primary is not None else (able or steps)[:1]
             if own:
                 return [*own, *overrides.fallbacks], "X-Failover-Config"
@@ -332,7 +336,16 @@ class Planner:
             clamped=overrides.clamped,
             origins=listed,
         )
-        return Planned(plan=plan, keys=built.keys, settings=values, targets_by=by, model=model, waiting=built.waiting)
+        return Planned(
+            plan=plan,
+            keys=built.keys,
+            facts=built.facts,
+            foreign=any(candidate.foreign for candidate in built.candidates),
+            settings=values,
+            targets_by=by,
+            model=model,
+            waiting=built.waiting,
+        )
 
     def _more_attempts(self, effective: Effective, built: Chain, by: str) -> Changes:
         """Raise `failover.max_attempts` to what headers ask for, up to `limits.max_attempts`.

@@ -1,4 +1,4 @@
-"""What the YAML file may contain: with `section` and `schema_breaker` the only module that knows pydantic.
+"""What the YAML file may contain: with `section`, `schema_breaker` and `schema_provider` all that knows pydantic.
 
 Every value has one `Rule` (in `validate`), which knows the words of its refusal and its JSON Schema. pydantic walks the
 structure and reports all errors with their paths; it never coerces, so that the *string* ``on`` of YAML 1.2 does not
@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from proxy.config import names
 from proxy.config.names import Loc
-from proxy.config.schema_breaker import Breaker, Machine
+from proxy.config.schema_breaker import Breaker
+from proxy.config.schema_provider import Capabilities as Capabilities
+from proxy.config.schema_provider import Provider as Provider
 from proxy.config.section import Section
 from proxy.config.section import key as _key
 from proxy.config.section import section as _section
@@ -25,7 +27,6 @@ from proxy.config.validate import (
     ASKED,
     CALLED,
     DAY_S,
-    DIALECTS,
     FAILURE,
     FAMILIES,
     FLAG,
@@ -44,8 +45,6 @@ from proxy.config.validate import (
     SECRET,
     TOKENS,
     TRIGGER,
-    URL,
-    VERSION,
     Broken,
     Finding,
     Rule,
@@ -106,56 +105,6 @@ class Listen(Section):
     body_timeout_s: Annotated[float, SECONDS] = _key(30.0, "Longest pause between two pieces of a request's body.")
     keepalive_timeout_s: Annotated[float, SECONDS] = _key(75.0, "How long an idle connection is kept.")
     max_header_kb: Annotated[int, whole(1, 1024, " KiB")] = _key(32, "Largest request head.")
-
-
-class Price(Section):
-    input: Annotated[float, number(0, 1e6, " USD")] = Field(description="USD per million prompt tokens.")
-    output: Annotated[float, number(0, 1e6, " USD")] = Field(description="USD per million output tokens.")
-
-
-class ModelEntry(Section):
-    name: Annotated[str, CALLED] = _key("", "Name the provider is called with; passthrough, or left out: as asked.")
-    deployment: Annotated[str, CALLED] = _key("", "Azure deployment.")
-    tier: Annotated[str, word("standard", "economy")] = _key(
-        "standard", "economy marks the smaller model that may answer in degraded mode."
-    )
-    quality: Annotated[float, number(0, 10)] = _key(10.0, "Quality score reported when the answer is degraded.")
-    max_output_tokens: Annotated[int | None, TOKENS] = _key(None, "Longest output; none: not known.")
-    context_window: Annotated[int | None, TOKENS] = _key(None, "Prompt and output together; none: not known.")
-    price: Price | None = _key(None, "None: not known, and a hedge with a cost limit is not sent.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, data: object) -> object:
-        return {"name": data} if isinstance(data, str) else data
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, handler(schema)]}
-
-
-class Provider(Section):
-    dialect: Annotated[str | None, word(*DIALECTS)] = _key(
-        None, "Wire language; default: the provider's own name where that is one of the five."
-    )
-    base_url: Annotated[str | None, URL] = _key(
-        None, "Default: the vendor's address for anthropic, gemini, bedrock (from region) and a provider named openai."
-    )
-    api_key: Annotated[Any, SECRET] = _key(None, "Credential; none for a loopback base_url means none is sent.")
-    credentials: Annotated[str, word("sidecar", "caller", "caller_or_sidecar")] = _key(
-        "sidecar", "Whose key is used: the sidecar's, the caller's own, or the caller's if it sends one."
-    )
-    region: Annotated[str, LINE] = _key("", "Region, told in X-Served-Region.")
-    max_concurrency: Annotated[int, whole(1, 100_000)] = _key(1024, "Calls in flight at the same time.")
-    api_version: Annotated[str | None, VERSION] = _key(
-        None, "Azure: v1 (default), or a dated version with deployments."
-    )
-    models: dict[Annotated[str, ASKED], ModelEntry] | None = _key(
-        None, 'Asked name: called name or a mapping. Default: {"*": passthrough}.'
-    )
-    circuit_breaker: Machine = _section(Machine, "Over the policy's circuit_breaker for this provider's targets.")
-    tls_verify: Annotated[bool, FLAG] = _key(True, "Check the server's certificate.")
-    ca_file: Annotated[str, LINE] = _key("", "PEM file of further authorities.")
 
 
 class Failover(Section):
@@ -227,8 +176,12 @@ class Stream(Section):
     keepalive_s: Annotated[float, SECONDS_OR_0] = _key(0.0, "Comments before the first content; 0: none.")
     write_timeout_s: Annotated[float, SECONDS_OR_0] = _key(60.0, "How long a caller may not read; 0: for ever.")
     buffer_kb: Annotated[int, whole(16, 65_536, " KiB")] = _key(256, "Held per stream towards a slow caller.")
+    continue_kb: Annotated[int, whole(0, 65_536, " KiB")] = _key(
+        256, "Kept of a stream for the case that another target has to go on with it; 0: never."
+    )
     upstream_stream: Annotated[str, word("auto", "always", "never")] = _key(
-        "auto", "Whether a unary request is streamed from the upstream."
+        "auto",
+        "Whether a unary request is streamed from the upstream; auto: for hedging and a stated first token limit.",
     )
 
 
@@ -369,6 +322,10 @@ class Health(Section):
     success_threshold: Annotated[int, whole(1, 100)] = _key(2, "Passed probes until it is up.")
 
 
+class ModelData(Section):
+    path: Annotated[str, LINE] = _key("", "JSON file in the shape of LiteLLM's list of models; empty: none.")
+
+
 class Store(Section):
     path: Annotated[str, LINE] = _key(":memory:", "File of the history; :memory: keeps nothing.")
     retention_days: Annotated[int, whole(1, 3650, " days")] = _key(35, "How long the history is kept.")
@@ -418,6 +375,7 @@ class File(Section):
     )
     limits: Limits = _section(Limits, "What headers may ask for at most, and the sizes of what could grow.")
     health: Health = _section(Health, "Active probes.")
+    model_data: ModelData = _section(ModelData, "Prices, limits and abilities of models from outside.")
     store: Store = _section(Store, "History.")
     shutdown: Shutdown = _section(Shutdown, "Leaving.")
     chaos: Chaos = _section(Chaos, "Fault injection.")

@@ -30,6 +30,9 @@ MAX_REFERENCES: Final = 64
 LITERAL: Final = "(literal)"
 """The reference of a key that stands in the open."""
 
+AWS_SECRETS: Final = ("access_key_id", "secret_access_key", "session_token")
+"""Keys of a provider's ``aws`` section that hold secrets."""
+
 _NOT_SETTINGS: Final = re.compile(r"OUTRIDER_(?:SERVICE_.*|PORT(?:_.*)?|CONFIG|DATA|BENCH_.*)")
 """What Kubernetes sets for a Service named outrider, and variables with another meaning."""
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-((?:[^}$]|\$(?!\{))*+))?\}|\$\{")
@@ -237,4 +240,6 @@ def expand_node(node: Node, loc: Loc, env: Mapping[str, str]) -> str:
 
 def is_secret(loc: Loc) -> bool:
     """Whether what stands at `loc` is never printed."""
-    return (loc[:1] == ("providers",) and loc[2:3] == ("api_key",)) or loc[:2] == ("listen", "auth_tokens")
+    if loc[:1] == ("providers",):
+        return loc[2:3] == ("api_key",) or (loc[2:3] == ("aws",) and len(loc) > 3 and loc[3] in AWS_SECRETS)
+    return loc[:2] == ("listen", "auth_tokens")

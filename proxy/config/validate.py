@@ -159,6 +159,11 @@ _SUBS: Final = {"timeout": TIMEOUT_SUBS, "connect_error": ("dns", "refused", "tl
 FAILURES: Final = (*sorted(TRIGGER_CLASSES), *(f"{cls}.{sub}" for cls, subs in _SUBS.items() for sub in subs))
 """Classes and sub-names, as `retry.retry_on` and `circuit_breaker.excluded_errors` take them."""
 DIALECTS: Final = ("openai", "azure", "anthropic", "gemini", "bedrock")
+APIS: Final = ("chat", "responses", "embeddings", "messages", "converse", "invoke", "generate")
+"""Wire APIs that a provider may speak."""
+IDENTITIES: Final = ("aws", "azure_workload", "gcp_metadata")
+REASONINGS: Final = ("none", "effort", "budget", "adaptive", "level", "always")
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 FAMILIES: Final = ("failover", "retry", "circuit_breaker", "hedging", "degraded", "cache", "timeout", "explain")
 JITTERS: Final = ("full", "equal", "decorrelated", "none")
 TAKEN: Final = ("redis", "notify", "slo", "maintenance", "classify", "canary", "prices")
@@ -194,6 +199,14 @@ PICK = text("a provider or provider/model", rf"{_NAME}(?:/{_PRINTABLE}{{1,256}})
 LINE = text("text in one line, in quotes if it looks like a number", _PRINTABLE + "{0,1000}")
 URL = text("an http:// or https:// address", r"[^\x00-\x20\x7f-\x9f]{1,2048}")
 VERSION = text("v1, preview or a date such as 2024-10-21", r"v1|preview|\d{4}-\d\d-\d\d(?:-preview)?")
+VENDOR = text("a word of lower-case letters, digits, '-' and '_'", r"[a-z0-9][a-z0-9_-]{0,39}")
+REGION = text("a word of lower-case letters, digits and '-'", r"[a-z0-9][a-z0-9-]{0,62}")
+BETA = text("a value of anthropic-beta", r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CATEGORY = text("a word in capitals with '_'", r"[A-Z][A-Z0-9_]{0,99}")
+PLATFORM_VERSION = text(
+    "a date such as 2023-06-01, or a platform's such as vertex-2023-10-16", r"(?:[a-z]+-)?\d{4}-\d\d-\d\d"
+)
+API, EFFORT = word(*APIS), word(*EFFORTS)
 ONE = Rule("must be 1", lambda v: v if type(v) is int and v == 1 else None, {"const": 1})
 JITTER = Rule(
     f"must be true, false, {', '.join(JITTERS[:-1])} or {JITTERS[-1]}",
@@ -320,6 +333,8 @@ def _provider_errors(name: str, provider: Provider, complete: bool) -> Iterator[
 def _needs_key(name: str, provider: Provider) -> bool:
     """A local model needs none, nor does who brings their own; AWS credentials come from the pod's identity."""
     if provider.credentials == "caller" or dialect_of(name, provider) == "bedrock":
+        return False
+    if provider.identity or provider.aws.access_key_id is not None:
         return False
     return provider.credentials == "caller_or_sidecar" or not is_local(base_url_of(name, provider))
 
@@ -498,8 +513,6 @@ def _provider_warnings(name: str, provider: Provider) -> Iterator[Finding]:
 def _policy_warnings(at: Loc, policy: Policy) -> Iterator[Finding]:
     unused = {
         ("circuit_breaker", "fallback"): policy.circuit_breaker.fallback != "error",
-        ("stream", "keepalive_s"): policy.stream.keepalive_s > 0,
-        ("stream", "upstream_stream"): policy.stream.upstream_stream != "auto",
         ("degraded_mode", "enabled"): policy.degraded_mode.enabled,
         ("cache", "mode"): policy.cache.mode != "off",
     }

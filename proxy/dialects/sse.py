@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import orjson
+
 _END: Final = re.compile(rb"(?:\r\n){2,}|\n{2,}|\r{2,}|\n\r\n|\r\n\n")
 """A blank line and others of its kind behind it: a megabyte of them is one end, not half a million events."""
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
@@ -68,3 +70,31 @@ def events(buffer: bytes) -> list[bytes]:
         out.append(buffer[at:end])
         at = end
     return out
+
+
+def is_sound(piece: bytes) -> bool:
+    """Whether the data of every event of `piece` (whole events) is JSON or the mark of the end; True is certain."""
+    try:
+        for line in piece.split(b"\n"):
+            if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
+                orjson.loads(line[5:])
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def without_malformed(piece: bytes, mark: bytes) -> tuple[bytes, int]:
+    """(whole events without those whose data is not JSON, how many those were); `mark` stands in the place of each."""
+    out, dropped = [], 0
+    for event in events(piece):
+        data = data_of(event)
+        if data is None or not data.strip() or data.startswith(b"[DONE]"):
+            out.append(event)
+            continue
+        try:
+            orjson.loads(data)
+            out.append(event)
+        except orjson.JSONDecodeError:
+            dropped += 1
+            out.append(mark)
+    return b"".join(out), dropped

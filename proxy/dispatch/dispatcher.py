@@ -15,9 +15,10 @@ from proxy.config.compiled import Config, Secret
 from proxy.config.control import fingerprint
 from proxy.config.planner import HeaderError, NoRoute, Planned, Planner
 from proxy.dialects import effects, errors
-from proxy.dispatch.drive import Drive, Room
+from proxy.dispatch.drive import Drive
 from proxy.dispatch.intake import Headers, Refusal, Sorter, Where, locate, model_of, parse_body
 from proxy.dispatch.models import listing
+from proxy.dispatch.room import Room
 from proxy.dispatch.told import ascii_only, timing
 from proxy.engine.plan import Endpoint
 

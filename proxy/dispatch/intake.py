@@ -19,7 +19,7 @@ _PATHS: Final = {
     "/embeddings": Endpoint.EMBEDDINGS,
     "/responses": Endpoint.RESPONSES,
     "/messages": Endpoint.MESSAGES,
-    "/messages/count_tokens": Endpoint.MESSAGES,
+    "/messages/count_tokens": Endpoint.COUNT,
 }
 _FATES_MAX: Final = 4096
 

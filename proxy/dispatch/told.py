@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
@@ -14,10 +14,12 @@ from proxy.dialects import errors
 from proxy.engine.attempts import Attempt, Attempts
 from proxy.engine.messages import GiveUp
 from proxy.engine.plan import Plan
-from proxy.policy import retry_after
+from proxy.policy import classify, retry_after
 from proxy.policy.breaker import State
+from proxy.upstream.pump import Pump
 
 TRACE_MAX: Final = 4096
+WARNINGS_MAX: Final = 2048
 SDK_WAIT_MAX_S: Final = 20.0
 """A local refusal with a wait up to this asks the caller's client to come back (`providers.md` 5.6)."""
 
@@ -45,6 +47,36 @@ def passed(raw: tuple[tuple[bytes, bytes], ...]) -> Headers:
     if named - {"close", "keep-alive"}:
         return [pair for pair in out if pair[0].lower() not in named]
     return out
+
+
+_REQUEST_IDS: Final = (b"x-request-id", b"request-id", b"x-amzn-requestid", b"apim-request-id")
+
+
+def translated(pump: Pump, dialect: errors.Dialect, warnings: Sequence[str]) -> Headers:
+    """The headers of an answer that was written anew.
+
+    Of the provider's own only its request id is kept, under the name the caller's client looks for: rate limits and
+    other words are those of an API that the caller does not speak (`providers.md` 4).
+    """
+    out: Headers = [("Content-Type", "text/event-stream; charset=utf-8" if pump.in_pieces else "application/json")]
+    for wanted in _REQUEST_IDS:
+        found = next((value for name, value in pump.headers if name.lower() == wanted), None)
+        if found is not None:
+            out.append(
+                ("request-id" if dialect == "anthropic" else "x-request-id", ascii_only(found.decode("latin-1")))
+            )
+            break
+    if warnings:
+        out.append(warned(warnings))
+    return out
+
+
+def warned(warnings: Sequence[str]) -> tuple[str, str]:
+    """``X-Translation-Warnings``: what was approximated or left out, each once, at most `WARNINGS_MAX` bytes."""
+    text = ascii_only(", ".join(dict.fromkeys(warnings)))
+    if len(text) > WARNINGS_MAX:
+        text = text[: text.rfind(",", 0, WARNINGS_MAX - 5)] + ", ..."
+    return "X-Translation-Warnings", text
 
 
 def policy_headers(plan: Plan, machine: Attempts, request_id: str, now: float) -> Headers:
@@ -164,12 +196,15 @@ def failure(
     request_id: str,
     upstream_error: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] | None,
     now: float,
+    *,
+    foreign: bool = False,
 ) -> tuple[int, Headers, bytes]:
     """The answer to a request that no target answered.
 
-    `upstream_error` is the status, body and headers of the attempt whose outcome was chosen, when it speaks the
-    caller's dialect. The caller's own fault after one attempt is passed on byte for byte; every other error keeps the
-    provider's status, code and message and gains the list of attempts.
+    `upstream_error` is the status, body and headers of the attempt whose outcome was chosen. Where that target speaks
+    the caller's dialect, the caller's own fault after one attempt is passed on byte for byte, and every other error
+    keeps the provider's status, code and message and gains the list of attempts. A `foreign` target's error is told in
+    the caller's dialect: status, type and code by the class, the reason in the provider's own words.
     """
     outcome = given_up.outcome
     headers = policy_headers(plan, machine, request_id, now)
@@ -178,7 +213,11 @@ def failure(
         failed = next((a for a in machine.attempts if a.outcome is outcome), machine.attempts[-1])
         headers.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, outcome)))
     told_status, told_body = 0, b""
-    if upstream_error is not None:
+    message = outcome.message
+    if foreign and upstream_error is not None:
+        message = classify.reason(upstream_error[1], upstream_error[0]) or message
+        headers += [pair for pair in passed(upstream_error[2]) if pair[0].lower() in ("x-request-id", "request-id")]
+    elif upstream_error is not None:
         told_status, told_body, raw = upstream_error
         headers += [(n, v) for n, v in passed(raw) if n.lower() not in ("content-type", "server-timing")]
     shown_id = _identified(headers, dialect, request_id)
@@ -189,25 +228,38 @@ def failure(
         status = 502  # remembered from an earlier request: nobody has refused this caller
         kind = errors.type_for(dialect, status)
     extra: dict[str, Any] = {"attempts": attempt_list(machine, now)} if machine.attempts else {}
+    if foreign:
+        told_code, final = code, _foreign_status(outcome, status)
+    else:
+        told_code, final = outcome.code or code, outcome.status if outcome.status >= 400 else status
     parsed = _error_of(told_body)
     if parsed is not None:
         headers.append(("Content-Type", "application/json"))
         if outcome.group is Group.CALLER_FAULT and len(machine.attempts) == 1 and told_status >= 400:
             return told_status, headers, told_body
         parsed["error"] = {**parsed["error"], **extra}
-        final = told_status if told_status >= 400 else outcome.status if outcome.status >= 400 else status
-        return final, headers, orjson.dumps(parsed)
+        return told_status if told_status >= 400 else final, headers, orjson.dumps(parsed)
     status, ours, body = errors.problem(
         dialect,
-        outcome.status if outcome.status >= 400 else status,
+        final,
         type=kind,
-        code=outcome.code or code,
-        message=outcome.message or f"the request ended with {outcome.name}",
+        code=told_code,
+        message=message or f"the request ended with {outcome.name}",
         request_id=shown_id,
         extra=extra,
     )
     known = {name.lower() for name, _ in headers}
     return status, [*(pair for pair in ours if pair[0].lower() not in known), *headers], body
+
+
+def _foreign_status(outcome: Outcome, status: int) -> int:
+    """The status for a failure at a target of another dialect: by the class, for vendors use numbers differently.
+
+    A caller's mistake keeps its own number (413, 422) where it is one.
+    """
+    if outcome.cls is Class.INVALID_REQUEST and outcome.status in (413, 422):
+        return outcome.status
+    return status
 
 
 def _identified(headers: Headers, dialect: errors.Dialect, request_id: str) -> str:
@@ -266,6 +318,20 @@ def proxy_status(provider: str, outcome: Outcome) -> str:
     if outcome.status:
         parts.append(f"received-status={outcome.status}")
     return "; ".join(parts)
+
+
+def broken_error(dialect: errors.Dialect, outcome: Outcome, error: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The error object that ends a translated stream, in the caller's words with the provider's reason."""
+    _status, kind, code = errors.ERRORS[dialect][outcome.cls if outcome.cls is not Class.CANCELLED else Class.TIMEOUT]
+    reason = classify.reason_of(error) if error else ""
+    message = reason or outcome.message or "the upstream stream was interrupted"
+    return {"message": message, "type": kind, "param": None, "code": code}
+
+
+def error_object(body: bytes) -> Mapping[str, Any] | None:
+    """The error object of a body of ours; None when it has none."""
+    parsed = _error_of(body)
+    return parsed["error"] if parsed is not None else None
 
 
 def broken(dialect: errors.Dialect, outcome: Outcome, error: Any, request_id: str) -> bytes:

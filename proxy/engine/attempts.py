@@ -21,13 +21,13 @@ that context into each other, back off before failing over, and multiply attempt
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.base.outcome import OK, Class, Group, Outcome
 from proxy.engine.attempt import Attempt
-from proxy.engine.choice import Chooser, Chosen, best_failure
+from proxy.engine.choice import NOBODY_BARRED, Chooser, Chosen, best_failure
 from proxy.engine.cluster import Cluster
 from proxy.engine.messages import (
     Broke,
@@ -66,6 +66,8 @@ class Facts:
     """What the engine must know about the request beside its plan."""
 
     stream: bool = False
+    whole: bool = False
+    """The answer is handed over in one piece although it comes as a stream: it commits when it is complete."""
     key: LatencyKey = (False, 0)
     """Which latency histogram the request belongs to."""
     prompt_tokens: int = 0
@@ -74,6 +76,8 @@ class Facts:
     """The request's own output limit in tokens; None: not stated."""
     may_hedge: bool = True
     """False: a second call at the same time has effects of its own (state at the provider, server-side tools)."""
+    barred: Mapping[int, str] = field(default_factory=lambda: NOBODY_BARRED)
+    """Candidates that cannot take this request (index in the plan's chain -> the word told in X-Failover-Skipped)."""
 
 
 class Attempts:
@@ -106,7 +110,7 @@ class Attempts:
         self._cluster = cluster
         self._rng = rng
         self.facts = facts
-        self._chooser = Chooser(plan, cluster, rng, facts.key)
+        self._chooser = Chooser(plan, cluster, rng, facts.key, facts.barred)
         self._started = 0.0
         self._deadline = 0.0
         self._failures: list[Attempt] = []
@@ -212,7 +216,7 @@ class Attempts:
         self._cluster.content(attempt.state, attempt.permit, self.facts.key, now - attempt.started, now)
         if self.committed is not None or self.done:
             return
-        if self.facts.stream and self._plan.stream.recovery == "buffer":
+        if self.facts.whole or (self.facts.stream and self._plan.stream.recovery == "buffer"):
             self._lead(attempt, now, out)  # held until it is complete: failover stays invisible
         else:
             self._commit(attempt, now, out)
@@ -232,10 +236,22 @@ class Attempts:
             out.append(SetTimer(Timer.HEDGE, None))
         if self._backing_off is not None:
             self._stop_waiting(now, out)
-        settings = self._plan.hedge
-        keep = not settings.cancel_slower or (settings.strategy == "first-success" and self.facts.stream)
+        keep = not self._plan.hedge.cancel_slower or self._keeps_spares()
         if len(self.attempts) > 1 and not keep:
             self._cancel_others(attempt, now, out)
+
+    def _keeps_spares(self) -> bool:
+        """Losers of `first-success` are kept until the winner has ended, and take over when it breaks."""
+        return self._plan.hedge.strategy == "first-success" and self.facts.stream
+
+    def take_over(self) -> int | None:
+        """The committed attempt broke: the attempt that goes on in its place, if a spare has shown content."""
+        for attempt in self.attempts:
+            fine = attempt.outcome is None or attempt.outcome.group is Group.GOOD
+            if attempt is not self.committed and attempt.content_at is not None and fine:
+                self.committed = attempt
+                return attempt.n
+        return None
 
     def _cancel_others(self, winner: Attempt | None, now: float, out: list[Command]) -> None:
         for other in self.attempts:
@@ -248,8 +264,9 @@ class Attempts:
         if outcome.group is Group.GOOD and not self.done:
             self._commit(attempt, now, out)
         if self.done:
-            if attempt is self.committed and self._plan.hedge.cancel_slower and len(self.attempts) > 1:
-                self._cancel_others(attempt, now, out)  # spares of `first-success`: well or badly, it is over
+            spared = self._keeps_spares() and outcome.group is not Group.GOOD
+            if attempt is self.committed and self._plan.hedge.cancel_slower and len(self.attempts) > 1 and not spared:
+                self._cancel_others(attempt, now, out)
             return
         self._failures.append(attempt)
         if self.running():

@@ -7,7 +7,7 @@ one refuses; the check that takes something for good (budget tokens) is the engi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from proxy.base.outcome import Class, Outcome
@@ -37,6 +37,8 @@ _RANK: Final = {cls: rank for rank, classes in enumerate(TELLING) for cls in cla
 FULL: Final = frozenset({Class.CIRCUIT_OPEN, Class.MODEL_OVERLOADED, Class.RATE_LIMIT})
 """Causes a full concurrency limit stands for when triggers are asked."""
 
+NOBODY_BARRED: Final[Mapping[int, str]] = {}
+
 MIN_SAMPLES: Final = 20
 """Below it on either side `max_latency_increase` allows the fallback (`headers.md`)."""
 
@@ -61,6 +63,7 @@ class Chooser:
     """The chain of one request."""
 
     __slots__ = (
+        "_barred",
         "_causes",
         "_cluster",
         "_deadline",
@@ -77,8 +80,17 @@ class Chooser:
         "warning",
     )
 
-    def __init__(self, plan: Plan, cluster: Cluster, rng: Callable[[], float], key: LatencyKey) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        cluster: Cluster,
+        rng: Callable[[], float],
+        key: LatencyKey,
+        barred: Mapping[int, str] = NOBODY_BARRED,
+    ) -> None:
+        """`barred`: candidates that cannot take this very request (index -> why); they count as not in the chain."""
         self._plan = plan
+        self._barred = barred
         self._cluster = cluster
         self._rng = rng
         self._key = key
@@ -98,10 +110,15 @@ class Chooser:
     def begin(self, now: float) -> None:
         """Fix the order for this request."""
         candidates = self._plan.candidates
-        if len(candidates) == 1 or not self._plan.failover:
-            self._order = (0,)
-            return
         order: Sequence[int] = range(len(candidates))
+        if self._barred:
+            order = self._without_barred()
+            if not order:
+                self._order = ()
+                return
+        if len(order) == 1 or not self._plan.failover:
+            self._order = order[:1]
+            return
         if self._plan.balance != "priority":
             order = self._balanced(order, now)
         if candidates[-1].tier is not Tier.PRIMARY:
@@ -110,6 +127,15 @@ class Chooser:
         if lead.mark(now) is Mark.SLOW and not lead.may_lead(now, self._rng):
             order = self._without_slow(order, now)
         self._order = order
+
+    def _without_barred(self) -> list[int]:
+        """The candidates that can take the request; why the others cannot is told."""
+        candidates = self._plan.candidates
+        for index, reason in self._barred.items():
+            self.skipped[candidates[index].name] = reason
+        if 0 in self._barred:
+            self.primary_refusal = str(Class.INVALID_REQUEST)  # what the primary would have called it
+        return [index for index in range(len(candidates)) if index not in self._barred]
 
     def _rank(self, index: int, now: float) -> tuple[int, float]:
         """Tier, and within the emergency tier the fastest first."""
@@ -286,7 +312,12 @@ class Chooser:
             return None
         for index in self._plan.hedge_order or self._others_first(running):
             candidate = self._plan.candidates[index]
-            if index in running or index in self._taken or Class.TIMEOUT not in candidate.trigger:
+            if (
+                index in running
+                or index in self._taken
+                or index in self._barred
+                or Class.TIMEOUT not in candidate.trigger
+            ):
                 continue
             state = self._cluster.state(candidate, now)
             if state.breaker.peek(now, self._plan.overlay) is not State.CLOSED or state.cooling_s(now) > 0.0:
@@ -319,6 +350,10 @@ class Chooser:
     def refusal(self, now: float) -> Outcome:
         """The outcome of a request that no target admitted."""
         left_out = {name: reason for name, reason in self.skipped.items() if reason != "trigger"}
+        if self._barred and not self._order:
+            listed = ", ".join(f"{name}={reason}" for name, reason in left_out.items())
+            message = f"no target can take this request without changing what it means: {listed}"[:200]
+            return Outcome(cls=Class.INVALID_REQUEST, code="not_portable", message=message)
         known = [_BY_NAME[reason] for reason in left_out.values() if reason in _BY_NAME]
         cls = Class.LOCAL_REJECT
         if Class.CIRCUIT_OPEN in known:

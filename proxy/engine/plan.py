@@ -23,6 +23,8 @@ class Endpoint(StrEnum):
     EMBEDDINGS = "embeddings"
     MESSAGES = "messages"
     RESPONSES = "responses"
+    COUNT = "count"
+    """``/v1/messages/count_tokens``."""
     RAW = "raw"
     """Passthrough: bytes both ways, content is the first body byte of a 2xx answer."""
 
@@ -50,6 +52,13 @@ class Candidate:
 
     target: Target
     dialect: str = "openai"
+    api: str = ""
+    """The wire API it is called through: ``chat``, ``responses``, ``embeddings``, ``messages``, ``generate``,
+    ``converse``, ``invoke``; empty for RAW."""
+    deployment: str = ""
+    """Name on the wire where it is not the model's (Azure); empty: the model's."""
+    foreign: bool = False
+    """Called through another API than the caller's: requests and answers are translated."""
     region: str = ""
     tier: Tier = Tier.PRIMARY
     trigger: frozenset[Class] = ANY_ERROR
@@ -135,7 +144,14 @@ class Stream:
     """How a streamed answer is held and written."""
 
     recovery: Literal["continue", "error", "buffer"] = "continue"
-    """`continue` behaves as `error` until stream recovery lands."""
+    """`error` is also what `continue` falls back to where nothing can be continued."""
+    keepalive_s: float = 0.0
+    """Comments to a streaming caller that waits for the first content, one so often; 0: none."""
+    upstream_stream: Literal["auto", "always", "never"] = "auto"
+    """Whether a unary request is streamed from the upstream; `auto`: where hedging or a stated limit to the first
+    content makes use of it."""
+    continue_bytes: int = 256 * 1024
+    """What is kept of a stream for the case that it has to be continued; 0: nothing."""
     write_timeout_s: float = 60.0
     """How long a caller may not read before it is dropped; 0: for ever."""
     buffer_bytes: int = 256 * 1024

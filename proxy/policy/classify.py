@@ -31,6 +31,8 @@ from proxy.policy import retry_after
 from proxy.policy.error_body import CODE_MAX, TEXT_MAX, Said, collect, read, word_of
 
 MESSAGE_MAX: Final = 200
+REASON_MAX: Final = 2000
+"""Characters of a provider's reason that its caller is told; logs and traces get `MESSAGE_MAX`."""
 
 Get = Callable[[str], str | None]
 
@@ -475,7 +477,19 @@ _SECRET: Final = re.compile(
 )
 
 
-def _clean(text: str) -> str:
-    """One printable line of at most 200 characters, with anything that looks like a key masked."""
-    line = "".join(c if c.isprintable() else " " for c in text[: 4 * MESSAGE_MAX])
-    return _SECRET.sub("[redacted]", " ".join(line.split()))[:MESSAGE_MAX]
+def _clean(text: str, most: int = MESSAGE_MAX) -> str:
+    """One printable line of at most `most` characters, with anything that looks like a key masked."""
+    line = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
+    return _SECRET.sub("[redacted]", " ".join(line.split()))[:most]
+
+
+def reason(body: bytes, status: int) -> str:
+    """The provider's own words about a failure, for a caller of another dialect; empty when it gave none."""
+    return _clean(read(body, status).message, REASON_MAX)
+
+
+def reason_of(error: Mapping[str, object]) -> str:
+    """The same for an error object from inside a stream."""
+    said = Said()
+    collect(error, said, 0)
+    return _clean(said.message, REASON_MAX)

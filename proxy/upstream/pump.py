@@ -1,11 +1,12 @@
 """Reading an answer: when it counts as content, what of it may be sent on, and how it ended.
 
-Four readers of a response, chosen by what was asked and what came:
+Five readers of a response, chosen by what was asked and what came:
 
 * `Unary`: the whole body is the first content; it is checked (``200`` is not success) and sent on untouched.
 * `Stream`: events are parsed until the first content, which is the commit point; afterwards a cheap scan watches for
   the end and for errors, and only whole events are sent on.
 * `Raw`: passthrough; the first body byte of an answer is content.
+* `Translated`: as `Stream` or `Unary`, but what is sent on is written anew in the caller's dialect.
 * `Refused`: status 400 and above, or a body that is no answer; read up to a limit and classified.
 
 Each tells its `Driver` what the engine must know, and keeps what may be sent in `out`.
@@ -19,7 +20,9 @@ from typing import Any, Final, Literal, Protocol
 
 from proxy.base.outcome import OK, Class, Outcome
 from proxy.dialects import sse
+from proxy.dialects.joining import UNFIT, Joiner
 from proxy.dialects.reading import Reader, Verdict
+from proxy.dialects.translation import Converter, Translator
 from proxy.policy import classify
 from proxy.upstream.call import Call
 from proxy.upstream.decode import Damaged, Decoder
@@ -27,6 +30,10 @@ from proxy.upstream.wire import Headers
 
 ERROR_BODY_MAX: Final = 64 * 1024
 """Bytes read of an answer that is none."""
+LEFT_OUT: Final = b": an event that was not JSON was left out\n\n"
+"""The comment in the place of such an event: it may have carried text (`lessons.md` S10)."""
+TRANSLATED_MAX: Final = 32 * 1024 * 1024
+"""A whole body above this is not translated: it has to be held and parsed in one piece."""
 
 
 class Driver(Protocol):
@@ -50,6 +57,8 @@ class Asked:
     hold_bytes: int
     wall: Callable[[], float]
     caller_key: bool
+    assembles: bool = False
+    """A stream was asked for on behalf of a caller who gets one body (`mode` is unary)."""
 
 
 class Pump:
@@ -70,14 +79,23 @@ class Pump:
         "error_body",
         "headers",
         "in_pieces",
+        "is_whole",
         "out",
         "out_size",
         "over",
         "reader",
         "status",
+        "translator",
     )
 
-    def __init__(self, n: int, driver: Driver, reader: Reader | None, asked: Asked) -> None:
+    def __init__(
+        self,
+        n: int,
+        driver: Driver,
+        reader: Reader | None,
+        asked: Asked,
+        translator: Translator | Converter | Joiner | None = None,
+    ) -> None:
         self._n = n
         self._driver = driver
         self._asked = asked
@@ -87,6 +105,8 @@ class Pump:
         self._decoder: Decoder | None = None
         self._after_content = False
         self.reader = reader
+        self.translator = translator
+        """Set for a target of another dialect; `reader` is then None."""
         self.call: Call | None = None
         self.status = 0
         self.headers: Headers = ()
@@ -99,6 +119,8 @@ class Pump:
         self.error_body = b""
         """Body of an error answer, for a caller of the same dialect."""
         self.over = False
+        self.is_whole = True
+        """Nothing of what came has been thrown away."""
         self.dropped = 0
         """Events that were not JSON and were left out."""
 
@@ -131,9 +153,11 @@ class Pump:
                 return
         elif status >= 300 or "text/html" in kind:
             self._kind = "refused"
-        elif "text/event-stream" in kind or (mode == "stream" and "json" not in kind):
+        elif "text/event-stream" in kind or ((mode == "stream" or self._asked.assembles) and "json" not in kind):
             self._kind = "stream"
-            self.in_pieces = True
+            self.in_pieces = not self._asked.assembles
+        elif self.translator is not None:
+            self.in_pieces = mode == "stream"  # one body came where events were asked for: it is told as events
         if encoding not in ("", "identity"):
             try:
                 self._decoder = Decoder(encoding)
@@ -147,6 +171,9 @@ class Pump:
             if not decoded:
                 return
             piece = decoded
+        if self.translator is not None and self._kind == "stream":
+            self._translated(piece)
+            return
         if self._after_content:
             self._more(piece)
             return
@@ -162,7 +189,10 @@ class Pump:
                 self._content()
         elif kind == "unary":
             self._put(piece)
-            if self._size > self._asked.hold_bytes:
+            if self.translator is not None:
+                if self._size > TRANSLATED_MAX:
+                    self._fail(Class.SERVER_ERROR, "the answer is too large to be translated")
+            elif self._size > self._asked.hold_bytes:
                 self.in_pieces = True
                 self._content()
         else:
@@ -186,7 +216,11 @@ class Pump:
             self._refuse()
 
     def is_complete(self) -> bool:
-        return self._kind == "stream" and self.reader is not None and self.reader.is_finished
+        if self._kind != "stream":
+            return False
+        if self.translator is not None:
+            return self.translator.is_finished
+        return self.reader is not None and self.reader.is_finished
 
     def cut(self, outcome: Outcome) -> None:
         """The attempt ended early: a timer, a broken connection."""
@@ -213,6 +247,24 @@ class Pump:
         out.clear()
         self.out_size = 0
         return piece
+
+    def forget(self) -> None:
+        """Let go of what could be sent: nobody will take this answer."""
+        self.out.clear()
+        self.out_size = 0
+        self.is_whole = False
+
+    @property
+    def usage(self) -> tuple[int, int] | None:
+        """(input, output) tokens as the provider reported them; None: not reported."""
+        source = self.translator or self.reader
+        return source.usage if source is not None else None
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """The error object that came inside the answer; None: none."""
+        source = self.translator or self.reader
+        return source.error if source is not None else None
 
     def header(self, name: str) -> str | None:
         """A response header by its lower-case name; None when it is missing."""
@@ -283,6 +335,9 @@ class Pump:
             if not ends:
                 return
             piece = piece[:ends]
+        if not sse.is_sound(piece):
+            piece, dropped = sse.without_malformed(piece, LEFT_OUT)
+            self.dropped += dropped
         if call is not None and b"data:" in piece:
             call.content_at = call.last_byte
         clean = reader.scan(piece)
@@ -294,7 +349,58 @@ class Pump:
         self._put(piece)
         self._driver.readable(self._n)
 
+    def _translated(self, piece: bytes) -> None:
+        """A piece of a stream in another dialect: what it completes is sent on in the caller's."""
+        translator = self.translator
+        assert translator is not None
+        out = translator.feed(piece)
+        if out:
+            self._put(out)
+        if self._asked.assembles:
+            self._size += len(piece)
+            if self._size > TRANSLATED_MAX:
+                self._fail(Class.SERVER_ERROR, "the answer is too large to be put together")
+                return
+            out = piece  # progress, though nothing can be sent yet
+        if translator.error is not None:
+            self._in_band_error()
+        elif self._after_content:
+            if out:
+                if self.call is not None:
+                    self.call.content_at = self.call.last_byte
+                self._driver.readable(self._n)
+        elif translator.has_content:
+            self._content()
+        else:
+            self._size += len(piece)
+            if translator.has_progress and self.call is not None:
+                self.call.content_at = self.call.last_byte  # text that cannot be sent yet is no silence
+            if self._size > self._asked.hold_bytes:
+                self._after_content = True
+                self._driver.full(self._n)
+
+    def _translated_end(self) -> None:
+        translator = self.translator
+        assert translator is not None
+        out = translator.close()
+        if out:
+            self._put(out)
+        if translator.error is not None:
+            self._in_band_error()
+            return
+        if translator.has_content:
+            self._content()
+        if not self._after_content:
+            self._fail(Class.SERVER_ERROR, "the stream ended without content")
+        elif translator.is_finished:
+            self._finish(OK)
+        else:
+            self._finish(Outcome(cls=Class.STREAM_INTERRUPTED, message="the stream ended before its proper end"))
+
     def _stream_end(self) -> None:
+        if self.translator is not None:
+            self._translated_end()
+            return
         reader = self.reader
         assert reader is not None
         rest, self._buffer = self._buffer, b""
@@ -310,9 +416,11 @@ class Pump:
             self._finish(Outcome(cls=Class.STREAM_INTERRUPTED, message="the stream ended before its proper end"))
 
     def _in_band_error(self) -> None:
-        reader = self.reader
-        assert reader is not None
-        error: Mapping[str, Any] = reader.error or {}
+        error: Mapping[str, Any] = self.error or {}
+        if error.get("type") == UNFIT and isinstance(self.translator, Joiner):
+            # No fault of the target's: it answered, but not what could be joined to what the caller has.
+            self._finish(Outcome(cls=Class.LOCAL_REJECT, sub=UNFIT, message=str(error.get("message", ""))))
+            return
         outcome = classify.classify_error_object(
             self._asked.dialect,
             self.status,
@@ -326,13 +434,19 @@ class Pump:
     # Bodies -----------------------------------------------------------------------------------------------------------
 
     def _unary_end(self) -> None:
-        reader = self.reader
-        if reader is None:
+        reader, translator = self.reader, self.translator
+        if reader is None and translator is None:
             self._content()
             self._finish(OK)
             return
         body = self.out[0] if len(self.out) == 1 else b"".join(self.out)
-        verdict = reader.whole(body)
+        if translator is not None:
+            verdict, translated = translator.whole(body)
+            self.out = [translated]
+            self.out_size = len(translated)
+        else:
+            assert reader is not None
+            verdict = reader.whole(body)
         if not verdict:
             self._content()
             self._finish(OK)

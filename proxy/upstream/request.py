@@ -11,16 +11,20 @@ from typing import Final
 
 from proxy.upstream.connector import Origin
 
+_BEARER: Final = "Authorization: Bearer "
 BODYLESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
-def credential_lines(dialect: str, key: str) -> bytes:
-    """The one credential header of a dialect; empty without a key."""
+def credential_lines(dialect: str, key: str, bearer: bool = False) -> bytes:
+    """The one credential header of a dialect; empty without a key.
+
+    `bearer`: a token, or a platform that takes the key as one (Vertex, Bedrock's compatible endpoints).
+    """
     if not key:
         return b""
-    name = {"azure": "api-key: ", "anthropic": "x-api-key: ", "gemini": "x-goog-api-key: "}.get(
-        dialect, "Authorization: Bearer "
-    )
+    name = _BEARER
+    if not bearer:
+        name = {"azure": "api-key: ", "anthropic": "x-api-key: ", "gemini": "x-goog-api-key: "}.get(dialect, _BEARER)
     return f"{name}{key}\r\n".encode("latin-1")
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from proxy.dialects import sigv4
+from proxy.upstream.address import Place
 from proxy.upstream.connector import Connector, Origin, Resolver, tls_context
+from proxy.upstream.grants import AwsKeys
 from proxy.upstream.request import credential_lines
+
+if TYPE_CHECKING:
+    from proxy.upstream.credentials import Credential
+
+SIGNED = (b"content-type", b"accept")
+"""Headers of ours that a signature covers beside its own: those that nothing on the way alters."""
 
 
 class Key(Protocol):
@@ -26,50 +36,107 @@ class Account:
     key: Key | None
     tls_verify: bool = True
     ca_file: str = ""
+    api_version: str = ""
+    bearer: bool = False
+    """The key goes into ``Authorization: Bearer`` whatever the dialect."""
+    credential: Credential | None = None
+    """Keys to sign with, or a token that is fetched; None: `key` is all there is."""
+    sign_region: str = ""
+    sign_service: str = ""
+    """For SigV4; empty: told by the host."""
 
 
 class Upstream:
     """One provider: its origin, its pool, its own credential as a header line."""
 
-    __slots__ = ("_cached_key", "_cached_line", "account", "connector", "origin")
+    __slots__ = ("_cached_key", "_cached_line", "_wall", "account", "connector", "origin", "place")
 
-    def __init__(self, account: Account, resolver: Resolver, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, account: Account, resolver: Resolver, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
         self.account = account
         self.origin = Origin.parse(account.base_url)
+        self.place = Place(dialect=account.dialect, base_path=self.origin.path, api_version=account.api_version)
         tls = tls_context(account.tls_verify, account.ca_file) if self.origin.scheme == "https" else None
         self.connector = Connector(self.origin, resolver, clock, tls)
+        self._wall = wall
         self._cached_key = ""
         self._cached_line = b""
 
     def own_key(self) -> str:
-        """The sidecar's credential; empty when it has none."""
-        return (self.account.key.read() if self.account.key is not None else None) or ""
+        """The sidecar's credential as one word; empty when it has none."""
+        key = self.account.key.read() if self.account.key is not None else None
+        if not key and self.account.credential is not None:
+            value = self.account.credential.value()
+            key = value if isinstance(value, str) else None
+        return key or ""
 
     def own_line(self) -> bytes:
         """Header line of the sidecar's credential; empty when it has none."""
         key = self.own_key()
         if key != self._cached_key:
-            self._cached_key, self._cached_line = key, credential_lines(self.account.dialect, key)
+            bearer = self.account.bearer or (self.account.key is None and self.account.credential is not None)
+            self._cached_key, self._cached_line = key, credential_lines(self.account.dialect, key, bearer)
         return self._cached_line
 
     def line(self, key: str) -> bytes:
         """Header line of a caller's own key."""
-        return credential_lines(self.account.dialect, key)
+        return credential_lines(self.account.dialect, key, self.account.bearer)
+
+    # Signatures -------------------------------------------------------------------------------------------------------
+
+    @property
+    def signs(self) -> bool:
+        """Requests with the sidecar's credential are signed instead of carrying a key."""
+        credential = self.account.credential
+        return credential is not None and credential.signs and self.account.key is None
+
+    def signature(self, method: str, path: str, query: str, lines: Sequence[bytes], body: bytes) -> bytes:
+        """Header lines that sign a request, whose other headers are `lines`; empty: there are no keys yet, so that the
+        provider refuses the call and failover answers it. Every attempt is signed anew."""
+        value = self.account.credential.value() if self.account.credential is not None else None
+        if not isinstance(value, AwsKeys):
+            return b""
+        covered = [
+            (name.decode("latin-1").strip().lower(), held.decode("latin-1").strip())
+            for name, _, held in (line.partition(b":") for line in lines)
+            if name.strip().lower() in SIGNED
+        ]
+        scope = sigv4.scope_of(self.origin.host)
+        added = sigv4.sign(
+            method,
+            self.origin.authority,
+            path,
+            query,
+            covered,
+            body,
+            sigv4.Credentials(value.key_id, value.secret, value.token),
+            self.account.sign_region or (scope.region if scope is not None else "us-east-1"),
+            self.account.sign_service or (scope.service if scope is not None else "bedrock"),
+            time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._wall())),
+        )
+        return b"".join(f"{name}: {held}\r\n".encode("latin-1") for name, held in added)
 
 
 class Upstreams:
     """All providers of a configuration. Loading TLS certificates costs milliseconds, so each is built on first use."""
 
-    def __init__(self, accounts: Mapping[str, Account], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, accounts: Mapping[str, Account], clock: Callable[[], float], wall: Callable[[], float] = time.time
+    ) -> None:
         self._accounts = dict(accounts)
         self._clock = clock
+        self._wall = wall
         self._resolver = Resolver(clock)
         self._built: dict[str, Upstream] = {}
+        for account in accounts.values():
+            if account.credential is not None:
+                account.credential.poke()
 
     def __getitem__(self, name: str) -> Upstream:
         built = self._built.get(name)
         if built is None:
-            built = self._built[name] = Upstream(self._accounts[name], self._resolver, self._clock)
+            built = self._built[name] = Upstream(self._accounts[name], self._resolver, self._clock, self._wall)
         return built
 
     def built(self) -> list[Upstream]:
@@ -83,4 +150,7 @@ class Upstreams:
     def close(self) -> None:
         for upstream in self._built.values():
             upstream.connector.close()
+        for account in self._accounts.values():
+            if account.credential is not None:
+                account.credential.close()
         self._resolver.close()

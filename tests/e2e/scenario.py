@@ -166,6 +166,7 @@ class Pair:
         *,
         lone: bool = False,
         dialect: Dialect = "openai",
+        f_dialect: Dialect | None = None,
         policy: dict[str, Any] | None = None,
         p_models: dict[str, Any] | None = None,
         f_models: dict[str, Any] | None = None,
@@ -180,7 +181,8 @@ class Pair:
         self.headers = headers or {}
         """Sent with every call of this pair."""
         self.p = FakeProvider(name=f"p-{name}", dialect=dialect)
-        self.f = FakeProvider(name=f"f-{name}", dialect=dialect)
+        self.dialects: dict[str, Dialect] = {"p": dialect, "f": f_dialect or dialect}
+        self.f = FakeProvider(name=f"f-{name}", dialect=self.dialects["f"])
         self.lone = lone
         self.calls: list[tuple[Reply, tuple[int, int], bool]] = []
         """Every reply, how many attempts P and F had in their logs before, and whether other calls ran meanwhile."""
@@ -394,7 +396,7 @@ async def scene(
                 provider.pause_s = pause_s if pair.pause_s is None else pair.pause_s
                 await stack.enter_async_context(provider)
                 urls[provider.name] = provider.url
-                models[provider.name] = (pair.dialect, pair.models[key])
+                models[provider.name] = (pair.dialects[key], pair.models[key])
         routes = [
             {
                 "name": pair.name,
@@ -407,7 +409,7 @@ async def scene(
         for name, (dialect, known) in models.items():
             entry = tree["providers"][name]
             entry["dialect"] = dialect
-            if dialect == "anthropic":
+            if dialect != "openai":
                 entry["base_url"] = urls[name]
             if known:
                 entry["models"] = known

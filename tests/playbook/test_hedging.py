@@ -9,12 +9,13 @@ import pytest
 
 from proxy.base.outcome import Class
 from proxy.engine.attempts import Facts
-from proxy.engine.messages import Fired, HoldFull, Timer
+from proxy.engine.messages import ClientGone, Fired, HoldFull, Timer
 from proxy.engine.plan import Plan, Price, Retry, Stream
 from proxy.policy import hedge
 from proxy.policy.breaker import Forced
 from tests.playbook.driver import (
     SILENT,
+    Act,
     Stage,
     amend,
     breaks,
@@ -277,11 +278,16 @@ def test_first_success_keeps_the_others_until_the_stream_has_ended() -> None:
     assert story.cancels == [(6.0, 0, "superseded")]
 
 
-def test_first_success_sends_the_spares_home_when_the_winner_breaks_too() -> None:
+@pytest.mark.parametrize(("spare", "heir"), [(SILENT, None), (streams(3.0, 60.0), 0)], ids=["silent", "speaking"])
+def test_first_success_offers_a_spare_that_has_spoken_when_the_winner_breaks(spare: Act, heir: int | None) -> None:
     stage = Stage()
-    script = {"a": SILENT, "b": breaks(0.5, 5.0)}
-    story = stage.play(hedged("a", "b", strategy="first-success"), script, stream=True)
-    assert story.cancels == [(6.0, 0, "superseded")]
+    script = {"a": spare, "b": breaks(0.5, 5.0)}
+    story = stage.begin(hedged("a", "b", strategy="first-success"), script, stream=True)
+    stage.run(until=7.0)
+    assert (story.served, story.cancels) == ((1.5, "b"), [])
+    assert story.machine.take_over() == heir
+    stage.feed(story, ClientGone("downstream"))  # what dispatch says when the request is over, whoever ended it
+    assert story.cancels == [(7.0, 0, "downstream")]
     stage.assert_quiet()
 
 

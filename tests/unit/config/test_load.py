@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.base.outcome import ANY_ERROR, Class
-from proxy.config import load, names, schema, secrets
+from proxy.config import names, reading, schema, secrets
 from proxy.config.compiled import Config, Model
 from proxy.config.load import load_file, load_text, render_effective
 from proxy.engine.plan import Tier
@@ -110,7 +110,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("names that differ in capitals", "providers: {a: {dialect: openai, base_url: http://localhost:1}, A: {dialect: openai, base_url: http://localhost:1}}\n", ['1:65: providers.A: differs from "a" in capitals only, which header names do not tell apart']),
     ("no models", "providers: {a: {dialect: openai, base_url: http://localhost:1, models: {}}}\n", ["1:64: providers.a.models: is empty, so that every model would be refused; leave it out to send every name as asked"]),
     ("odd glob", 'providers: {a: {dialect: openai, base_url: http://localhost:1, models: {"gpt-?": x}}}\n', ['1:73: providers.a.models."gpt-?": must be a model\'s name without spaces, \'?\' and \'[\', where * is any text, got "gpt-?"']),
-    ("model as a number", "providers: {a: {dialect: openai, base_url: http://localhost:1, models: {x: 4}}}\n", ["1:73: providers.a.models.x: must be a model's name in quotes, or a mapping with keys context_window, deployment, max_output_tokens, name, price, quality, tier, got 4"]),
+    ("model as a number", "providers: {a: {dialect: openai, base_url: http://localhost:1, models: {x: 4}}}\n", ["1:73: providers.a.models.x: must be a model's name in quotes, or a mapping with keys api, capabilities, context_window, deployment, max_output_tokens, name, price, quality, tier, got 4"]),
     ("half a price", "providers: {a: {dialect: openai, base_url: http://localhost:1, models: {x: {price: {input: 1}}}}}\n", ["1:77: providers.a.models.x.price.output: is required"]),
     ("variable missing", BASE + 'listen:\n  data: {host: "${NOWHERE}"}\n', ["3:10: listen.data.host: ${NOWHERE} is not set; a default is written ${NAME:-default}"]),
     ("variable misspelt", BASE + "store:\n  path: ${1X}\n", ['3:3: store.path: write ${NAME} or ${NAME:-default}, and "$${" for a literal "${"']),
@@ -237,7 +237,7 @@ def test_a_file_that_is_not_there_is_an_error_and_no_exception(tmp_path: Path) -
 
 def test_problems_are_bounded() -> None:
     errors = load_text(BASE + "".join(f"x{n}: 1\n" for n in range(800)), "f.yaml", {}).errors
-    assert len(errors) == load.MAX_PROBLEMS + 1
+    assert len(errors) == reading.MAX_PROBLEMS + 1
     assert errors[-1].message == "300 more problems follow"
 
 
@@ -512,7 +512,6 @@ UNUSED = "accepted, but without effect in this version"
         ("defaults: {cache: {mode: exact}}", [f"2:20: defaults.cache.mode: {UNUSED}"]),
         ("defaults: {cache: {mode: off}, stream_recovery: continue}", []),
         ("policies: {p: {degraded_mode: {enabled: true}}}", [f"2:32: policies.p.degraded_mode.enabled: {UNUSED}"]),
-        ("defaults: {stream: {keepalive_s: 5}}", [f"2:21: defaults.stream.keepalive_s: {UNUSED}"]),
         ("defaults: {circuit_breaker: {fallback: cache}}", [f"2:30: defaults.circuit_breaker.fallback: {UNUSED}"]),
         ("defaults: {timeout_s: 10, first_byte_timeout_s: 15}", ["2:27: defaults.first_byte_timeout_s: never fires: it is longer than timeout_s"]),
         ("defaults: {timeout_s: 10}", []),

@@ -46,21 +46,33 @@ def failover(value: dict[str, Any]) -> tuple[str, str]:
 def test_the_route_decides_without_headers() -> None:
     found = plan()
     assert found.plan.route == "chat"
-    assert names(found) == ["openai/gpt-4o", "deepinfra/meta/llama-70b"]
-    assert found.plan.skipped == (("anthropic", "dialect"),)
-    assert [c.retries for c in found.plan.candidates] == [2, 1]
-    assert [c.tier for c in found.plan.candidates] == [Tier.PRIMARY, Tier.SECONDARY]
-    assert [c.trigger for c in found.plan.candidates] == [ANY_ERROR, frozenset({Class.TIMEOUT})]
+    assert names(found) == ["openai/gpt-4o", "deepinfra/meta/llama-70b", "anthropic/claude-sonnet-5"]
+    assert found.plan.skipped == ()
+    assert [c.retries for c in found.plan.candidates] == [2, 1, 0]
+    assert [c.tier for c in found.plan.candidates] == [Tier.PRIMARY, Tier.SECONDARY, Tier.SECONDARY]
+    assert [c.trigger for c in found.plan.candidates] == [ANY_ERROR, frozenset({Class.TIMEOUT}), ANY_ERROR]
+    assert [(c.api, c.foreign) for c in found.plan.candidates] == [("chat", False), ("chat", False), ("messages", True)]
     assert found.plan.candidates[0].max_output_tokens == 16_384
     assert found.plan.candidates[0].region == "us-east"
     assert (found.plan.timeout_s, found.plan.timers.first_byte_s) == (300.0, 20.0)
     assert found.plan.timers.first_byte_stated is False
-    assert found.keys == ("sidecar", "sidecar")
+    assert found.keys == ("sidecar", "sidecar", "sidecar")
+    assert found.foreign is True
 
 
-def test_messages_go_to_anthropic_targets_only() -> None:
+def test_messages_go_to_anthropic_as_they_are_and_to_others_translated() -> None:
     found = plan(endpoint=Endpoint.MESSAGES, path="/v1/messages", model="claude-3")
     assert (found.plan.route, names(found)) == ("claude", ["anthropic/claude-3"])
+    assert found.foreign is False
+    header = ("x-failover-providers", "anthropic,openai")
+    found = plan(None, header, endpoint=Endpoint.MESSAGES, path="/v1/messages", model="claude-3")
+    assert [(c.api, c.foreign) for c in found.plan.candidates] == [("messages", False), ("chat", True)]
+
+
+def test_vectors_come_from_no_dialect_without_them() -> None:
+    found = plan(endpoint=Endpoint.EMBEDDINGS, path="/v1/embeddings", model="gpt-4o-mini")
+    assert ("anthropic", "dialect") in found.plan.skipped
+    assert [c.api for c in found.plan.candidates] == ["embeddings"]
 
 
 def test_a_route_may_be_named() -> None:
@@ -91,7 +103,7 @@ def test_a_path_that_no_route_covers_is_404() -> None:
 
 def test_targets_without_key_or_dialect_are_503_with_reasons() -> None:
     with pytest.raises(NoRoute) as caught:
-        plan(config(openai(disabled="no key"), anthropic()))
+        plan(config(openai(disabled="no key"), anthropic()), endpoint=Endpoint.EMBEDDINGS, path="/v1/embeddings")
     assert (caught.value.status, caught.value.code) == (503, "no_target_available")
     assert caught.value.message == (
         'no target of route "default" can take this request: openai/gpt-4o=no_key, anthropic=dialect'
@@ -335,7 +347,7 @@ def test_retries_of_the_request_win_over_the_routes_first_target() -> None:
 def test_what_headers_ask_for_raises_the_attempts_up_to_the_limit() -> None:
     assert plan().plan.max_attempts == 8
     found = plan(None, ("x-max-retries", "10"))
-    assert found.plan.max_attempts == 12
+    assert found.plan.max_attempts == 13
     assert ("failover.max_attempts", "X-Max-Retries") in found.plan.origins
     tight = config(limits=Limits(max_attempts=9))
     found = plan(tight, ("x-max-retries", "10"))
@@ -434,9 +446,10 @@ def test_the_limit_on_hedges_binds_headers_and_not_the_file() -> None:
 def test_the_hedge_order_leads_and_adds() -> None:
     value = {"providers": ["deepinfra/small", "deepinfra", "anthropic", "openai"], "delay_ms": 200}
     found = plan(None, ("x-hedge-config", json.dumps(value)))
-    assert names(found) == ["deepinfra/meta/llama-8b", "openai/gpt-4o", "deepinfra/meta/llama-70b"]
-    assert found.plan.hedge_order == (0, 2, 1)
-    assert [c.retries for c in found.plan.candidates] == [2, 0, 1]
+    lead = ["deepinfra/meta/llama-8b", "openai/gpt-4o", "deepinfra/meta/llama-70b"]
+    assert names(found) == [*lead, "anthropic/claude-sonnet-5"]
+    assert found.plan.hedge_order == (0, 2, 3, 1)
+    assert [c.retries for c in found.plan.candidates] == [2, 0, 1, 0]
     assert found.plan.candidates[0].tier is Tier.PRIMARY
     assert Class.TIMEOUT in found.plan.candidates[0].trigger
     assert (found.plan.hedge.max_hedges, found.plan.hedge.delay_s) == (3, 0.2)
@@ -534,7 +547,7 @@ def test_l02_explain_shows_both_lists_and_their_origins() -> None:
     found = describe(plan(None, ("x-retry-config", '{"retry_on": ["timeout"]}')), config())
     assert found["retry_on"] == {"value": ["timeout"], "origin": "X-Retry-Config"}
     assert found["trigger"] == {"value": ["any_error"], "origin": "built-in"}
-    assert [target["trigger"] for target in found["targets"]] == [["any_error"], ["timeout"]]
+    assert [target["trigger"] for target in found["targets"]] == [["any_error"], ["timeout"], ["any_error"]]
 
 
 def test_explain_names_the_layer_of_every_setting() -> None:

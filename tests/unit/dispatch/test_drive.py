@@ -18,7 +18,7 @@ from proxy.config.planner import Planner
 from proxy.demo.provider import FakeProvider
 from proxy.demo.script import Fault, headers
 from proxy.dispatch import Dispatcher
-from proxy.dispatch.drive import Room
+from proxy.dispatch.room import Room
 from proxy.engine.cluster import Cluster
 from proxy.observe.record import RequestRecord
 from proxy.upstream.session import Account, Upstreams

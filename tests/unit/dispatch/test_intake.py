@@ -32,7 +32,7 @@ def sort(*pairs: tuple[str, str]) -> Headers:
         ("/v1/v1/v1/messages", Endpoint.MESSAGES, "/v1/messages"),
         ("/embeddings", Endpoint.EMBEDDINGS, "/v1/embeddings"),
         ("/v1/responses", Endpoint.RESPONSES, "/v1/responses"),
-        ("/v1/messages/count_tokens", Endpoint.MESSAGES, "/v1/messages/count_tokens"),
+        ("/v1/messages/count_tokens", Endpoint.COUNT, "/v1/messages/count_tokens"),
         ("/v1/audio/speech", Endpoint.RAW, "/v1/audio/speech"),
         ("/v1/chat/completions/", Endpoint.RAW, "/v1/chat/completions/"),
     ],

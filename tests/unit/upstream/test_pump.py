@@ -261,7 +261,7 @@ def test_what_comes_after_the_end_changes_nothing() -> None:
 # Passthrough ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", [b"", b"\x00\xff binary", gzip.compress(b"packed")])
+@pytest.mark.parametrize("body", [b"", b"\x00\xff binary", gzip.compress(b"packed", mtime=0)])
 def test_passthrough_touches_nothing(body: bytes) -> None:
     headers = [(b"Content-Length", b"%d" % len(body)), (b"Content-Encoding", b"gzip")]
     made, driver = play(body, mode="raw", endpoint="raw", headers=headers)
@@ -280,14 +280,14 @@ PACKED = (b"Content-Encoding", b"gzip")
 
 @pytest.mark.parametrize("size", [1, 50, 1 << 20])
 def test_compressed_answers_are_unpacked(size: int) -> None:
-    made, driver = play(gzip.compress(ANSWER), mode="unary", headers=[JSON, PACKED], size=size)
+    made, driver = play(gzip.compress(ANSWER, mtime=0), mode="unary", headers=[JSON, PACKED], size=size)
     assert (sent(made), name(driver)) == (ANSWER, "ok")
-    made, driver = play(gzip.compress(STREAM), headers=[SSE, PACKED], size=size)
+    made, driver = play(gzip.compress(STREAM, mtime=0), headers=[SSE, PACKED], size=size)
     assert (sent(made), name(driver)) == (STREAM, "ok")
 
 
 def test_compressed_answers_that_are_cut_are_interrupted() -> None:
-    _, driver = play(gzip.compress(ANSWER)[:-3], mode="unary", headers=[JSON, PACKED])
+    _, driver = play(gzip.compress(ANSWER, mtime=0)[:-3], mode="unary", headers=[JSON, PACKED])
     assert name(driver) == "stream_interrupted"
 
 
@@ -304,7 +304,7 @@ def test_a_lie_about_compression_fails() -> None:
 
 @pytest.mark.parametrize("mode", ["unary", "raw"])
 def test_a_compressed_error_is_read(mode: str) -> None:
-    body = gzip.compress(b'{"error":{"message":"slow down","code":"rate_limit_exceeded"}}')
+    body = gzip.compress(b'{"error":{"message":"slow down","code":"rate_limit_exceeded"}}', mtime=0)
     endpoint = "raw" if mode == "raw" else "chat"
     made, driver = play(body, mode=mode, endpoint=endpoint, status=429, headers=[JSON, PACKED])
     assert driver.outcome is not None

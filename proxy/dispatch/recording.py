@@ -1,0 +1,96 @@
+"""What observers are told of a request when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.base.outcome import Class, Group
+from proxy.engine.attempts import Attempt, Attempts
+from proxy.engine.messages import GiveUp
+from proxy.engine.plan import Plan
+from proxy.observe.record import AttemptRecord, RequestRecord, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How the request ended, as its drive knows it."""
+
+    now: float
+    status: int
+    left: bool
+    """The caller has gone, or was sent away by a drain."""
+    draining: bool
+    first_sent: float | None
+    """Monotonic time of the first byte of the answer; None: there was none."""
+    usage: tuple[int, int] | None
+    given_up: GiveUp | None
+
+
+def record(
+    plan: Plan, machine: Attempts, past: Sequence[Attempts], request_id: str, is_stream: bool, ending: Ending
+) -> RequestRecord:
+    """`machine` is the one that ran last; `past` those whose committed stream broke and was continued by it."""
+    first = past[0] if past else machine
+    started, now = first.started, ending.now
+    winner = machine.committed
+    shown = next((each.committed for each in (*past, machine) if each.committed is not None), None)
+    served = (winner or shown).candidate.target if (winner or shown) is not None else None  # type: ignore[union-attr]
+    attempts = tuple(_attempt(a, started, now, a is each.committed) for each in (*past, machine) for a in each.attempts)
+    given_up = ending.given_up
+    return RequestRecord(
+        request_id=request_id,
+        route=plan.route,
+        endpoint=plan.endpoint.value,
+        stream=is_stream,
+        result=_result(machine, past, ending),
+        status=ending.status,
+        total_ms=(now - started) * 1000,
+        first_content_ms=None if ending.first_sent is None or shown is None else (ending.first_sent - started) * 1000,
+        attempts=attempts,
+        served_by=served.provider if served is not None else "",
+        served_model=served.model if served is not None else "",
+        failover_reason=first.failover_reason() if shown is not None and shown.index else "",
+        hedges=first.hedges,
+        input_tokens=ending.usage[0] if ending.usage is not None else None,
+        output_tokens=ending.usage[1] if ending.usage is not None else None,
+        error=given_up.outcome.name if given_up is not None else "",
+    )
+
+
+def _attempt(a: Attempt, started: float, now: float, won: bool) -> AttemptRecord:
+    outcome = a.outcome
+    return AttemptRecord(
+        provider=a.candidate.target.provider,
+        model=a.candidate.target.model,
+        region=a.candidate.region,
+        kind=a.kind,
+        outcome=outcome.cls.value if outcome is not None else "ok",
+        detail=outcome.name if outcome is not None else "ok",
+        status=outcome.status if outcome is not None else 0,
+        start_ms=(a.started - started) * 1000,
+        end_ms=((a.ended_at or now) - started) * 1000,
+        first_content_ms=None if a.content_at is None else (a.content_at - a.started) * 1000,
+        won=won,
+        message=outcome.message if outcome is not None else "",
+    )
+
+
+def _result(machine: Attempts, past: Sequence[Attempts], ending: Ending) -> Result:
+    if ending.left:
+        return "drained" if ending.draining else "client_cancelled"
+    winner = machine.committed
+    if winner is not None:
+        return "ok" if winner.outcome is not None and winner.outcome.cls is Class.OK else "truncated"
+    if past:
+        return "truncated"
+    outcome = ending.given_up.outcome if ending.given_up is not None else None
+    if outcome is None or outcome.group is Group.CANCELLED:
+        return "client_cancelled"
+    if outcome.group is Group.CALLER_FAULT:
+        return "client_error"
+    if not machine.attempts:
+        return "rejected"
+    if outcome.cls is Class.TIMEOUT:
+        return "timeout"
+    return "exhausted" if len(machine.attempts) > 1 else "error"
