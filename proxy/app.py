@@ -150,6 +150,7 @@ class App:
         if self._beat - self._swept > SWEEP_S:
             self._swept = self._beat
             self.upstreams.sweep()
+            self.upstreams.poke()
         self._timers[:] = [loop.call_later(1.0, self._tick)]
 
     # What the admin port asks -----------------------------------------------------------------------------------------
@@ -348,6 +349,7 @@ def _accounts(config: Config, wall: Callable[[], float], report: Callable[[str, 
             api_version=provider.api_version,
             bearer=provider.vendor in BEARER_VENDORS,
             credential=_credential(provider, wall, report),
+            betas=None if provider.anthropic_betas is None else frozenset(provider.anthropic_betas),
             sign_region=provider.aws.region,
             sign_service=provider.aws.service,
         )

@@ -59,6 +59,7 @@ TASK_OWNERS = {
     "proxy/server/listeners.py": "owns the drain, and awaits what it starts",
     "proxy/demo/provider.py": "a connection owns the answer it is writing, and cancels it when it closes",
     "proxy/upstream/call.py": "a call owns the opening of its connection, and cancels it when it stops",
+    "proxy/upstream/credentials.py": "a credential owns its fetch, and cancels it when it closes",
     "proxy/upstream/probe.py": "owns its loop, with start and stop",
 }
 

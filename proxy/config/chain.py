@@ -125,6 +125,7 @@ class _Builder:
             return None
         target = Target(provider.name, model, credential)
         facts = None if self._asked.endpoint is Endpoint.RAW else provider.facts_for(entry, model)
+        entry = provider.completed(entry, model)
         return self._append(self._candidate(provider, entry, target, step, called_by), source, step, facts)
 
     def hedge_order(self, hedges: Sequence[Step]) -> list[int]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.demo import shapes
-from proxy.demo.asked import Asked
+from proxy.demo.asked import FRAMED_APIS, Asked
+from proxy.demo.error_shapes import error_headers
 from proxy.demo.request import Request
 from proxy.demo.script import SPOOFED, Fault
 from proxy.demo.steps import Cut, Damage, End, Send, Step, Wait, say_of, stream_steps, unary_steps
@@ -34,6 +35,7 @@ DATE: Final = b"@the date@"
 """Stands for the Date header in a kept answer."""
 JSON: Final = "application/json"
 SSE: Final = "text/event-stream; charset=utf-8"
+FRAMES: Final = "application/vnd.amazon.eventstream"
 HEALTHY: Final = Fault()
 """The fault that is none; the steps of its streams are kept."""
 _YIELD_EVERY: Final = 64
@@ -41,6 +43,14 @@ _SETTLE_S: Final = 0.02
 """Between the last bytes and a cut or damage. Many readers forget what they hold when they learn of an error, so
 without it a cut after 40 words would be one after any number up to 40 when the words come at full speed."""
 _RUBBISH: Final = b"\xff" * 16
+
+
+STREAMED: Final = frozenset({SSE, FRAMES})
+
+
+def stream_type(asked: Asked) -> str:
+    """Return the content type of a streamed answer."""
+    return FRAMES if asked.api in FRAMED_APIS else SSE
 
 
 class _Coder:
@@ -82,6 +92,7 @@ class Answer:
         self._unsent = b""
         """Head that waits for the first bytes of the body, to leave in one piece with them."""
         self._is_chunked = False
+        self._error_fields: list[tuple[str, str]] = []
 
     async def run(self) -> None:
         connection = self._connection
@@ -104,7 +115,7 @@ class Answer:
     async def _respond(self) -> None:
         fault, connection = self._fault, self._connection
         status, content_type, steps = self._plan()
-        framing = fault.framing or ("chunked" if content_type == SSE or fault.bomb_bytes else "length")
+        framing = fault.framing or ("chunked" if content_type in STREAMED or fault.bomb_bytes else "length")
         if framing in ("chunked", "both") and self._request.is_old:
             framing = "close"
         if fault.no_last_chunk:
@@ -138,11 +149,11 @@ class Answer:
         is_stream = asked.stream and asked.api in shapes.STREAM_APIS
         if fault.empty in ("zero_bytes", "whitespace"):
             blank = b" \n\n \n" if fault.empty == "whitespace" else b""
-            return status, SSE if is_stream else JSON, unary_steps(fault, blank, say)
+            return status, stream_type(asked) if is_stream else JSON, unary_steps(fault, blank, say)
         if status < 200 or status in (204, 304):
             return status, JSON, []
         if is_stream:
-            return status, SSE, self._stream_steps(say)
+            return status, stream_type(asked), self._stream_steps(say)
         if fault.error_after_words is not None:
             return self._plan_error(say)
         if fault.big_body_bytes:
@@ -152,11 +163,14 @@ class Answer:
 
     def _plan_error(self, say: shapes.Say) -> tuple[int, str, list[Step]]:
         fault = self._fault
-        family = shapes.family(self._asked.api, self._provider.dialect)
+        family = shapes.family(self._asked, self._provider.dialect)
         in_stream = 200 if fault.error_after_words is not None else None  # asked for in one piece: a 200 all the same
         kind = fault.error or shapes.kind_of_status(fault.status or 503)
         status = fault.status or in_stream or shapes.error_status(family, kind)
-        body = shapes.error(family, kind, status=status, code=fault.code, message=fault.message)
+        wait_s = fault.retry_hint_s
+        body = shapes.error(family, kind, status=status, code=fault.code, message=fault.message, wait_s=wait_s)
+        if status >= 400:
+            self._error_fields = error_headers(family, kind, code=fault.code, wait_s=wait_s, now=time.time())
         return status, JSON, unary_steps(fault, orjson.dumps(body), say, is_content=False)
 
     def _stream_steps(self, say: shapes.Say) -> list[Step]:
@@ -179,7 +193,7 @@ class Answer:
         fault = self._fault
         now = time.time() + (fault.date_skew_s or 0.0)
         fields = [("date", formatdate(now, usegmt=True))]
-        fields += self._provider.headers(self._asked, status, is_stream=content_type == SSE)
+        fields += self._provider.headers(self._asked, status, is_stream=content_type in STREAMED)
         fields = [(k, content_type if k == "content-type" else v) for k, v in fields]
         if fault.encoding is not None:
             fields.append(("content-encoding", "br" if fault.encoding == "br" else "gzip"))
@@ -192,6 +206,7 @@ class Answer:
             fields.append(("transfer-encoding", "chunked"))
         if framing == "close" or fault.connection_close or (must_close and self._request.wants_close):
             fields.append(("connection", "close"))
+        fields += self._error_fields
         if fault.retry_after_date_s is not None:
             fields.append(("retry-after", formatdate(now + fault.retry_after_date_s, usegmt=True)))
         if fault.spoof:

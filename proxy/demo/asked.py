@@ -65,6 +65,8 @@ class Asked:
     """JSON that fits the schema which was asked for; empty: the words."""
     thinks: bool = False
     """Reasoning was asked for."""
+    hides: bool = False
+    """Gemini: the reasoning counts but is not shown."""
     is_sealed: bool = False
     """Responses: encrypted reasoning was asked for."""
     is_azure: bool = False
@@ -141,6 +143,7 @@ def _read_gemini(model: str, method: str, query: str, body: dict[str, Any]) -> A
     names = [str(name) for name in _list(config.get("allowedFunctionNames"))]
     forced = str(config.get("mode", "")).upper() == "ANY"
     wishes = _dict(body.get("generationConfig"))
+    thinking = _dict(wishes.get("thinkingConfig"))
     is_json = wishes.get("responseMimeType") == "application/json"
     return Asked(
         api="gemini",
@@ -148,8 +151,11 @@ def _read_gemini(model: str, method: str, query: str, body: dict[str, Any]) -> A
         stream=method == "streamGenerateContent" and is_sse,
         is_array=method == "streamGenerateContent" and not is_sse,
         is_prefill=last.get("role") == "model",
-        text=_json_text(wishes.get("responseJsonSchema") or wishes.get("responseSchema")) if is_json else "",
-        thinks=_dict(wishes.get("thinkingConfig")).get("includeThoughts") is True,
+        text=_json_text(wishes.get("responseJsonSchema") or wishes.get("responseSchema") or _ANY_OBJECT)
+        if is_json
+        else "",
+        thinks=bool(thinking.get("includeThoughts") or thinking.get("thinkingBudget") or thinking.get("thinkingLevel")),
+        hides=thinking.get("includeThoughts") is not True,
         tool_calls=_choose(
             [t for t in tools if t[0] in names] or tools,
             is_forced=forced,
@@ -228,7 +234,10 @@ def _structured(body: dict[str, Any]) -> str:
     form = next((_dict(place) for place in places if isinstance(place, dict)), {})
     if form.get("type") not in ("json_schema", "json_object"):
         return ""
-    return _json_text(form.get("schema") or _dict(form.get("json_schema")).get("schema"))
+    return _json_text(form.get("schema") or _dict(form.get("json_schema")).get("schema") or _ANY_OBJECT)
+
+
+_ANY_OBJECT: Final = {"type": "object", "properties": {"answer": {"type": "string"}}}
 
 
 def _thinks(body: dict[str, Any]) -> bool:

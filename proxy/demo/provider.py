@@ -27,7 +27,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.demo import shapes
-from proxy.demo.answer import DATE, JSON, SSE, TEMPLATES_MAX, Answer, chunk, response_head
+from proxy.demo.answer import DATE, JSON, TEMPLATES_MAX, Answer, chunk, response_head, stream_type
 from proxy.demo.asked import Asked, Dialect
 from proxy.demo.connection import READ_BYTES, Connection
 from proxy.demo.ports import clogged_port, dead_port, mute_port
@@ -382,13 +382,15 @@ class FakeProvider:
 
     def headers(self, asked: Asked, status: int, *, is_stream: bool) -> list[tuple[str, str]]:
         """Response headers but for date and framing; a template."""
-        fields = [("content-type", SSE if is_stream else JSON), ("x-provider", self.name)]
+        fields = [("content-type", stream_type(asked) if is_stream else JSON), ("x-provider", self.name)]
         if is_stream:
             fields.append(("cache-control", "no-cache"))
-        request_id = "request-id" if shapes.family(asked.api, self.dialect) == "anthropic" else "x-request-id"
-        fields.append((request_id, f"req_{self.name}_{shapes.ID.decode()}"))
+        family = shapes.family(asked, self.dialect)
+        fields.append((_REQUEST_ID.get(family, "x-request-id"), f"req_{self.name}_{shapes.ID.decode()}"))
+        if family == "azure":
+            fields += [("apim-request-id", f"apim_{shapes.ID.decode()}"), ("x-ms-region", "Demo")]
         if self.ratelimit_headers:
-            fields += _RATELIMIT[shapes.family(asked.api, self.dialect)]
+            fields += _RATELIMIT[family]
         return fields
 
     # control over HTTP
@@ -492,8 +494,11 @@ _RATELIMIT: Final[dict[Dialect, list[tuple[str, str]]]] = {
         ("anthropic-ratelimit-requests-remaining", "3999"),
         ("anthropic-ratelimit-requests-reset", "2030-01-01T00:00:00Z"),
     ],
+    "azure": [("x-ratelimit-remaining-requests", "9999"), ("x-ratelimit-remaining-tokens", "1999900")],
     "gemini": [],
+    "bedrock": [],
 }
+_REQUEST_ID: Final[dict[Dialect, str]] = {"anthropic": "request-id", "bedrock": "x-amzn-requestid"}
 
 
 # --- in a process of its own ---------------------------------------------------------------------------------------

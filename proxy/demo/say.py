@@ -32,6 +32,10 @@ TEXT: Final = (
 WORDS: Final = tuple(TEXT.split())
 """Its 60 different words."""
 
+HIDDEN: Final = "Thinking it over until the limit came."
+"""The reasoning, where it is shown; each of its words counts as a token."""
+SIGNATURE: Final = "c2lnbmVk"
+"""What makes reasoning replayable, where that is a signature."""
 REFUSAL: Final = "I am sorry, but I cannot help with that."
 PROMPT_TOKENS: Final = 11
 """What every answer counts for its prompt, unless the provider is told another number."""
@@ -47,11 +51,13 @@ class Say:
 
     provider: str
     words: tuple[str, ...] = WORDS
-    answer: Literal["text", "refusal", "tool_call", "length"] = "text"
+    answer: Literal["text", "refusal", "tool_call", "tool_calls", "reasoning", "length"] = "text"
     empty: Literal["no_choices", "null_content", "done"] | None = None
     has_usage: bool = True
     has_finish: bool = True
     prompt_tokens: int = PROMPT_TOKENS
+    cached_tokens: int = 0
+    """Those of the prompt that come from a cache."""
 
 
 @dataclass(frozen=True, slots=True)

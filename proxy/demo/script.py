@@ -40,6 +40,8 @@ error               a name       error of this kind: `ERROR_KINDS`; its own stat
 code, message       text         instead of the error's own code (in Gemini: its status word) and message
 headers             object       response headers added, or put in the place of the standard ones; a list of texts
                                  sends the name so many times, an empty list leaves it out
+retry_hint_s        seconds      the error tells how long to wait, in the provider's own way: headers at OpenAI, Azure
+                                 and Anthropic, RetryInfo at Gemini; Bedrock does not tell
 retry_after_date_s  number       Retry-After as an HTTP date so far ahead (< 0: behind) of our own Date header
 date_skew_s         number       our Date header runs so far ahead (< 0: behind)
 spoof               true         headers of outrider's own namespace, with false values
@@ -54,7 +56,8 @@ The body:
 =================== ============ =======================================================================================
 body                text         this body; JSON is labelled as JSON, anything else as plain text
 html_bytes          1 ...        an HTML page of this size
-answer              a name       text, refusal, tool_call, length (only reasoning, then the limit): all legitimate
+answer              a name       text, refusal, tool_call, tool_calls (two at least), reasoning (shown, then text),
+                                 length (only reasoning, then the limit): all legitimate
 empty               a name       no_choices, null_content, done (straight to the end mark), zero_bytes, whitespace
 text                text         say this in the place of the 60 words
 from_word           1 ... 60     begin at this word
@@ -80,6 +83,7 @@ malformed_at_word   1 ... 60     a broken event before this word
 malformed           text         its data; absent: cut-off JSON
 big_event_bytes     1 ...        the tenth word's event carries so much padding
 u2028               true         a raw U+2028 after every tenth word
+cached_tokens       1 ...        so many tokens of the prompt came from a cache
 no_usage            true         no usage
 no_finish           true         no finish reason
 no_done             true         no end mark ([DONE], message_stop, response.completed)
@@ -111,9 +115,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Final, Literal
 
+from proxy.demo.attempt import BODY_KEPT_MAX, Attempt
 from proxy.demo.steps import Cut, Damage, End, Send, Step, Wait, say_of, stream_steps, unary_steps
 
 __all__ = [
@@ -161,7 +166,7 @@ ERROR_KINDS: Final = (
     "invalid_request",
     "timeout",
 )
-ANSWERS: Final = ("text", "refusal", "tool_call", "length")
+ANSWERS: Final = ("text", "refusal", "tool_call", "tool_calls", "reasoning", "length")
 EMPTIES: Final = ("no_choices", "null_content", "done", "zero_bytes", "whitespace")
 PREAMBLES: Final = ("comment", "ping", "role", "empty", "created")
 CUTS: Final = ("close", "reset", "mid_char", "end")
@@ -287,6 +292,7 @@ KEYS: Final[dict[str, _Key]] = {
     "code": _TEXT,
     "message": _TEXT,
     "headers": _Key(kind="headers"),
+    "retry_hint_s": _SECONDS,
     "retry_after_date_s": _NUMBER,
     "date_skew_s": _NUMBER,
     "spoof": _FLAG,
@@ -320,6 +326,7 @@ KEYS: Final[dict[str, _Key]] = {
     "malformed": _TEXT,
     "big_event_bytes": _BYTES,
     "u2028": _FLAG,
+    "cached_tokens": _COUNT,
     "no_usage": _FLAG,
     "no_finish": _FLAG,
     "no_done": _FLAG,
@@ -381,6 +388,7 @@ class Fault:
     code: str | None = None
     message: str | None = None
     headers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    retry_hint_s: float | None = None
     retry_after_date_s: float | None = None
     date_skew_s: float | None = None
     spoof: bool = False
@@ -390,7 +398,7 @@ class Fault:
     raw: str | None = None
     body: str | None = None
     html_bytes: int | None = None
-    answer: Literal["text", "refusal", "tool_call", "length"] | None = None
+    answer: Literal["text", "refusal", "tool_call", "tool_calls", "reasoning", "length"] | None = None
     empty: Literal["no_choices", "null_content", "done", "zero_bytes", "whitespace"] | None = None
     text: str | None = None
     from_word: int | None = None
@@ -414,6 +422,7 @@ class Fault:
     malformed: str | None = None
     big_event_bytes: int | None = None
     u2028: bool = False
+    cached_tokens: int | None = None
     no_usage: bool = False
     no_finish: bool = False
     no_done: bool = False
@@ -536,59 +545,3 @@ def _to_json(value: object) -> object:
 
 def _json_name(value: object) -> str:
     return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """The provider's record of one request that reached it. Times are those of the event loop's clock, in seconds.
-
-    A record is replaced by a newer one as things happen; the one you hold does not change.
-    """
-
-    n: int
-    """1, 2, 3 ... in the order in which the heads came."""
-    at: float
-    """When the head was complete."""
-    method: str
-    path: str
-    """Path and query, as sent."""
-    headers: tuple[tuple[str, str], ...]
-    """In order, spelled as sent, read as Latin-1."""
-    connection: int
-    """1, 2, 3 ... in the order in which the connections came."""
-    reused: bool
-    """True when this connection carried an earlier request."""
-    body: bytes = field(default=b"", repr=False)
-    """Without chunk framing. Empty above `BODY_KEPT_MAX`; then `body_bytes` and `sha256` are what is known."""
-    body_bytes: int = 0
-    body_at: float | None = None
-    """When the body was complete; None: not yet, or never."""
-    sha256: str = ""
-    """Of the body, in hex; empty while it is not complete."""
-    model: str = ""
-    fault: Fault | None = None
-    """What was done to it; None: a healthy answer, or not decided yet."""
-    status: int = 0
-    """The status sent; 0: none yet."""
-    first_byte_at: float | None = None
-    """When the first byte of the answer was written."""
-    first_word_at: float | None = None
-    """When the first content event was written; unary answers: when the body began."""
-    words: int = 0
-    """Content events written; 1 for an answer in one piece."""
-    ended: str = ""
-    """Empty while it runs, then one of: ``complete`` (everything was sent that was to be sent, however wrong),
-    ``closed`` or ``reset`` (we ended the connection early, as told), ``peer_closed`` or ``peer_reset`` (the other side
-    left first), ``bad_request`` (could not be read), ``stopped`` (the provider was stopped)."""
-    ended_at: float | None = None
-    peer_closed_at: float | None = None
-    """When the other side closed the connection, during this attempt or while it was the connection's last."""
-
-    def header(self, name: str) -> str | None:
-        """Return the first value of a header, whatever its spelling; None when it was not sent."""
-        wanted = name.lower()
-        return next((value for key, value in self.headers if key.lower() == wanted), None)
-
-
-BODY_KEPT_MAX: Final = 1 << 20
-"""Bytes of a request body that the log keeps."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from proxy.demo import shapes
-from proxy.demo.asked import Asked
+from proxy.demo.asked import FRAMED_APIS, Asked
 from proxy.demo.error_shapes import error_event
 from proxy.demo.say import WORDS, Event, Say
+from proxy.dialects.eventstream import encode
 
 if TYPE_CHECKING:
     from proxy.demo.script import Fault  # which takes these steps into its own names
@@ -77,16 +78,22 @@ def say_of(fault: Fault | None, provider: str, prompt_tokens: int) -> Say:
         has_usage=not fault.no_usage,
         has_finish=not fault.no_finish,
         prompt_tokens=prompt_tokens,
+        cached_tokens=fault.cached_tokens or 0,
     )
 
 
 def stream_steps(fault: Fault, asked: Asked, say: Say, pause_s: float) -> list[Step]:
     """Return the steps of a streamed answer; nothing follows a `Cut` or an `End`."""
+    is_framed = asked.api in FRAMED_APIS
+    if is_framed and fault.big_body_bytes:
+        say = replace(say, words=_big_words(fault.big_body_bytes))
     events = list(shapes.stream(asked, say))
     if fault.no_done:
         events = [event for event in events if event.kind != "done"]
     if fault.big_body_bytes:
-        events, pause_s = _big_events(events, say.words[0], fault.big_body_bytes), 0.0
+        pause_s = 0.0
+    if fault.big_body_bytes and not is_framed:
+        events = _big_events(events, say.words[0], fault.big_body_bytes)
     if fault.error_after_words == 0:
         events = [event for event in events if event.kind != "open"]
     steps = [*_waiting(fault.body_after_s), *_bomb(fault, b"\n")]
@@ -96,7 +103,7 @@ def stream_steps(fault: Fault, asked: Asked, say: Say, pause_s: float) -> list[S
     steps += _words(fault, asked, events, fault.pause_s if fault.pause_s is not None else pause_s)
     if not isinstance(steps[-1] if steps else None, Cut | End):
         steps += _waiting(fault.hold_open_s)
-    return _cut_bytes(fault, _line_ends(fault, steps))
+    return _cut_bytes(fault, steps if is_framed else _line_ends(fault, steps))
 
 
 def unary_steps(fault: Fault, body: bytes, say: Say, *, is_content: bool = True) -> list[Step]:
@@ -151,14 +158,15 @@ def _befall(fault: Fault, asked: Asked, said: int, following: Event | None) -> l
         steps.append(Damage())
     if fault.error_after_words == said:
         kind = fault.error or "overloaded"
-        event = error_event(asked.api, kind, code=fault.code, message=fault.message, is_bare=fault.bare_error)
+        event = error_event(asked, kind, code=fault.code, message=fault.message, is_bare=fault.bare_error)
         steps.append(Send(event))
         return [*steps, End()]
     if fault.cut_after_words == said:
         return [*steps, *_cut(fault, following)]
     if fault.malformed_at_word == said + 1:
-        text = _BROKEN if fault.malformed is None else fault.malformed
-        steps.append(Send(b"data: " + text.encode() + b"\n\n"))
+        text = (_BROKEN if fault.malformed is None else fault.malformed).encode()
+        is_framed = asked.api in FRAMED_APIS
+        steps.append(Send(_frame_of(text) if is_framed else b"data: " + text + b"\n\n"))
     return steps
 
 
@@ -224,6 +232,18 @@ def _bomb(fault: Fault, blank: bytes) -> list[Step]:
     full, rest = divmod(fault.bomb_bytes or 0, _BOMB_PIECE)
     steps: list[Step] = [Send(blank * _BOMB_PIECE)] * full if full else []
     return steps + ([Send(blank * rest)] if rest else [])
+
+
+def _frame_of(payload: bytes) -> bytes:
+    """A sound frame around a payload that may be no JSON."""
+    return encode({":event-type": "contentBlockDelta", ":message-type": "event"}, payload)
+
+
+def _big_words(size: int) -> tuple[str, ...]:
+    """Words that make `size` bytes of text with the spaces between them."""
+    full, rest = divmod(size, _BIG_PIECE)
+    last = ("x" * max(1, rest - 1),) if rest else ()
+    return ("x" * (_BIG_PIECE - 1),) * full + last
 
 
 def _big_events(events: list[Event], text: str, size: int) -> list[Event]:

@@ -168,10 +168,14 @@ class Joiner:
         return self._writer.feed(Used(usage)) + self._writer.end()
 
 
-def resumed(caller: Speaker, asked: Asked, events: list[Event]) -> StreamWriter:
-    """A writer of the caller's dialect that stands behind `events`, as if it had written them."""
+def resumed(caller: Speaker, asked: Asked, events: list[Event], sent: bytes) -> StreamWriter:
+    """A writer of the caller's dialect that stands behind `events`, as if it had written them; `sent` are their bytes,
+    for a dialect whose ids and counts have no place in the events."""
     writer = caller.stream_writer(asked)
     for event in events:
         if type(event) not in (Fault, Ended):
             writer.feed(event)
+    resume = getattr(writer, "resume", None)
+    if resume is not None:
+        resume(sent)
     return writer

@@ -76,9 +76,17 @@ def written(api: str, request: Request, facts: ModelFacts) -> Encoded:
     if api == "invoke" or (api == "messages" and facts.vendor == "vertex"):
         from proxy.dialects.anthropic import platform
 
-        body = platform.adapt(encoded.body, "bedrock-invoke" if api == "invoke" else "vertex", encoded.betas)
-        return replace(encoded, body=body, betas=())
+        if api == "messages":
+            return replace(encoded, body=platform.adapt(encoded.body, "vertex"))
+        return replace(encoded, body=platform.adapt(encoded.body, "bedrock-invoke", encoded.betas), betas=())
     return encoded
+
+
+def placed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A Messages body of the caller's own as Vertex takes it: the model stands in the path there."""
+    from proxy.dialects.anthropic import platform
+
+    return platform.adapt(body, "vertex")
 
 
 def counted(api: str, request: Request, facts: ModelFacts) -> Encoded:

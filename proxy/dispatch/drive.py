@@ -91,6 +91,9 @@ class Drive(Running):
                 upstream_streams,
             )
         outgoing = Outgoing(room.upstreams, room.via, inbound, where, planned, headers, parsed, translations)
+        barred: Mapping[int, str] = NOBODY_BARRED
+        if translations is not None or room.upstreams.fetched:
+            barred = {**(translations.barred() if translations is not None else {}), **outgoing.without_credential()}
         facts = Facts(
             stream=stream or upstream_streams,
             whole=upstream_streams,
@@ -98,7 +101,7 @@ class Drive(Running):
             prompt_tokens=size // 4,
             output_limit=None if raw else openai.output_limit(parsed),
             may_hedge=not raw and effects.may_repeat(where.endpoint, parsed),
-            barred=translations.barred() if translations is not None else NOBODY_BARRED,
+            barred=barred,
         )
         super().__init__(
             room,
@@ -373,4 +376,5 @@ class Drive(Running):
             first_sent=self._first_sent,
             usage=self._committed.usage if self._committed is not None else None,
             given_up=self._given_up,
+            left_out=self._committed.left_out if self._committed is not None else 0,
         )

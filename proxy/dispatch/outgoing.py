@@ -90,6 +90,19 @@ class Outgoing:
     def upstream(self, index: int) -> Upstream:
         return self._upstreams[self._planned.plan.candidates[index].target.provider]
 
+    def without_credential(self) -> dict[int, str]:
+        """Candidates whose credential has still to be fetched: index -> the word for ``X-Failover-Skipped``."""
+        fetched = self._upstreams.fetched
+        if not fetched:
+            return {}
+        return {
+            index: "no_key"
+            for index, candidate in enumerate(self._planned.plan.candidates)
+            if candidate.target.provider in fetched
+            and self._planned.keys[index] == "sidecar"
+            and not self.upstream(index).is_ready
+        }
+
     # Bodies -----------------------------------------------------------------------------------------------------------
 
     def body(self, index: int) -> bytes:
@@ -122,6 +135,8 @@ class Outgoing:
         if candidate.output_share is not None:
             changes |= self._reduced(candidate.output_share, candidate.max_output_tokens)
         facts = self._planned.facts[index]
+        if self._is_placed(candidate, index):
+            return orjson.dumps(registry.placed({**orjson.loads(self._inbound.body), **changes}))
         if facts is not None and candidate.api in ("chat", "messages"):
             more, warnings = registry.adjusted(candidate.api, {**self._parsed, **changes}, facts)
             if warnings:
@@ -129,6 +144,10 @@ class Outgoing:
             if more is not None:
                 return splice.replace(self._inbound.body, changes | more)
         return splice.replace(self._inbound.body, changes) if changes else self._inbound.body
+
+    def _is_placed(self, candidate: Candidate, index: int) -> bool:
+        """Anthropic's API on a platform that has the model in the path."""
+        return candidate.api == "messages" and self.upstream(index).place.is_vertex
 
     def _reduced(self, share: float, limit: int | None) -> dict[str, int]:
         """The output limit cut to `share` of the request's own, else of the target's; none known: unchanged."""
@@ -173,8 +192,15 @@ class Outgoing:
             lines = self._foreign_lines(index, candidate)
         else:
             method = inbound.method
-            path, query = self._own_address(candidate, upstream)
+            path, query = self._own_address(candidate, upstream, index)
             lines = self._headers.passed
+            if upstream.account.betas is not None:
+                lines, dropped = upstream.allowed(lines)
+                if dropped:
+                    self._warnings[index] = (
+                        *self.warnings(index),
+                        *(f"anthropic-beta {beta}=dropped" for beta in dropped),
+                    )
             if self._headers.account and (index == 0 or self._planned.keys[index] == "caller"):
                 lines = [*lines, *self._headers.account]
         raw = self._where.endpoint is Endpoint.RAW
@@ -187,7 +213,9 @@ class Outgoing:
             credential = upstream.line(self.key(index))
         return wire.head(method, upstream.origin, path, query, lines, credential, len(body), extra)
 
-    def _own_address(self, candidate: Candidate, upstream: Upstream) -> address.Address:
+    def _own_address(self, candidate: Candidate, upstream: Upstream, index: int) -> address.Address:
+        if self._is_placed(candidate, index):
+            return self._foreign_address(candidate, upstream)
         path, query, is_own = self._where.path, self._inbound.query, self._where.provider is not None
         place = upstream.place
         if candidate.dialect == "azure" and not is_own and path.startswith("/v1/"):

@@ -25,6 +25,7 @@ class Ending:
     """Monotonic time of the first byte of the answer; None: there was none."""
     usage: tuple[int, int] | None
     given_up: GiveUp | None
+    left_out: int = 0
 
 
 def record(
@@ -55,6 +56,9 @@ def record(
         input_tokens=ending.usage[0] if ending.usage is not None else None,
         output_tokens=ending.usage[1] if ending.usage is not None else None,
         error=given_up.outcome.name if given_up is not None else "",
+        continuations=len(past),
+        left_out=ending.left_out,
+        translated=shown.candidate.api if shown is not None and shown.candidate.foreign else "",
     )
 
 

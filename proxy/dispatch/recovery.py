@@ -70,18 +70,27 @@ def keeper(plan: Plan, endpoint: Endpoint, body: Mapping[str, Any]) -> Kept | No
     return Kept(plan.stream.continue_bytes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What the caller of a broken stream has been sent, read back."""
+
+    events: list[Event]
+    partial: Partial
+    asked: Asked
+    raw: bytes
+
+
 class Continuation(Outgoing):
     """The demand to go on, as each of the targets that are left gets it."""
 
-    __slots__ = ("_asked", "_betas", "_caller", "_events", "_extended", "_partial")
+    __slots__ = ("_betas", "_caller", "_extended", "_partial", "_sent")
 
-    def __init__(self, before: Outgoing, planned: Planned, events: list[Event], partial: Partial, asked: Asked) -> None:
-        """`before`: how the request went out whose answer broke; `events`: what the caller has been sent."""
+    def __init__(self, before: Outgoing, planned: Planned, sent: Sent) -> None:
+        """`before`: how the request went out whose answer broke; `sent`: what its caller has got of it."""
         super().__init__(*before.of(planned), None)
         self._caller = self._where.endpoint.value
-        self._events = events
-        self._partial = partial
-        self._asked = asked
+        self._sent = sent
+        self._partial = sent.partial
         self._extended: dict[int, bytes] = {}
         self._betas: dict[int, tuple[str, ...]] = {}
 
@@ -135,7 +144,7 @@ class Continuation(Outgoing):
 
     def translator(self, index: int) -> Joiner:
         """See `Outgoing`."""
-        writer = resumed(registry.speaker(self._caller), self._asked, self._events)
+        writer = resumed(registry.speaker(self._caller), self._sent.asked, self._sent.events, self._sent.raw)
         target = registry.speaker(self._planned.plan.candidates[index].api)
         return Joiner(target, writer, self._partial, self._exact(index))
 
@@ -188,15 +197,6 @@ class Step:
     barred: dict[int, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """What the caller of a broken stream has been sent, read back."""
-
-    events: list[Event]
-    partial: Partial
-    asked: Asked
-
-
 def read_back(kept: Kept, past: Sequence[Attempts], plan: Plan, outgoing: Outgoing, request_id: str) -> Sent | None:
     """None: it cannot be continued, by whomever."""
     sent = kept.sent()
@@ -210,13 +210,13 @@ def read_back(kept: Kept, past: Sequence[Attempts], plan: Plan, outgoing: Outgoi
     if partial.obstacle:
         return None
     asked = asked_of(outgoing.parsed, partial.begin.created or 0, request_id, partial.begin.model)
-    return Sent(events=events, partial=partial, asked=asked)
+    return Sent(events=events, partial=partial, asked=asked, raw=sent)
 
 
 def spare_joiner(sent: Sent, endpoint: Endpoint) -> Joiner:
     """How a spare goes on: its bytes are in the caller's dialect already, and begin at the beginning."""
     speaker = registry.speaker(endpoint.value)
-    return Joiner(speaker, resumed(speaker, sent.asked, sent.events), sent.partial, exact=False)
+    return Joiner(speaker, resumed(speaker, sent.asked, sent.events, sent.raw), sent.partial, exact=False)
 
 
 def prepare(
@@ -227,7 +227,7 @@ def prepare(
     rest = remaining(planned, machine, outcome, used)
     if rest is None:
         return None
-    following = Continuation(outgoing, rest, sent.events, sent.partial, sent.asked)
+    following = Continuation(outgoing, rest, sent)
     barred = following.barred()
     if len(barred) == len(rest.plan.candidates):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Literal
 
-from proxy.base.outcome import Group, Outcome
+from proxy.base.outcome import Class, Group, Outcome
 from proxy.config.planner import Planned
 from proxy.dispatch.outgoing import Outgoing
 from proxy.dispatch.room import Room
@@ -215,6 +215,8 @@ class Running:
 
     def finished(self, n: int, outcome: Outcome) -> None:
         pump = self._pumps[n]
+        if outcome.cls is Class.AUTH and not pump.caller_key:
+            self._outgoing.upstream(self._machine.attempts[n].index).refused()
         if outcome.group is Group.GOOD or pump is not self._committed:
             self._feed(Finished(n, outcome))
         else:

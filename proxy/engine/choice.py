@@ -134,7 +134,8 @@ class Chooser:
         for index, reason in self._barred.items():
             self.skipped[candidates[index].name] = reason
         if 0 in self._barred:
-            self.primary_refusal = str(Class.INVALID_REQUEST)  # what the primary would have called it
+            # What the primary would have called it.
+            self.primary_refusal = str(Class.AUTH if self._barred[0] == "no_key" else Class.INVALID_REQUEST)
         return [index for index in range(len(candidates)) if index not in self._barred]
 
     def _rank(self, index: int, now: float) -> tuple[int, float]:
@@ -350,7 +351,7 @@ class Chooser:
     def refusal(self, now: float) -> Outcome:
         """The outcome of a request that no target admitted."""
         left_out = {name: reason for name, reason in self.skipped.items() if reason != "trigger"}
-        if self._barred and not self._order:
+        if self._barred and not self._order and "no_key" not in self._barred.values():
             listed = ", ".join(f"{name}={reason}" for name, reason in left_out.items())
             message = f"no target can take this request without changing what it means: {listed}"[:200]
             return Outcome(cls=Class.INVALID_REQUEST, code="not_portable", message=message)

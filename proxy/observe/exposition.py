@@ -35,6 +35,19 @@ class _Collector:
             ),
             ("outrider_failovers", "Answers by another target than the primary.", ["route", "reason"], m.failovers),
             ("outrider_hedges", "Extra attempts sent beside a running one.", ["route", "result"], m.hedges),
+            (
+                "outrider_stream_continuations",
+                "Demands to go on with a stream that broke, by what became of the stream.",
+                ["route", "result"],
+                m.continuations,
+            ),
+            ("outrider_events_left_out", "Events of streams that were not JSON.", ["provider"], m.left_out),
+            (
+                "outrider_translated_answers",
+                "Answers by a target of another API than the caller's.",
+                ["endpoint", "api"],
+                m.translated,
+            ),
             ("outrider_circuit_changes", "Breaker transitions.", ["provider", "model", "to"], m.circuit_changes),
         ):
             family = CounterMetricFamily(name, text, labels=labels)

@@ -124,6 +124,9 @@ class Metrics:
         self.attempts = Counts()
         self.failovers = Counts()
         self.hedges = Counts()
+        self.continuations = Counts()
+        self.left_out = Counts()
+        self.translated = Counts()
         self.circuit_changes = Counts()
         self.duration = Timings(GEN_AI_SECONDS)
         self.first_content = Timings(GEN_AI_SECONDS)
@@ -161,6 +164,12 @@ class Metrics:
         if record.hedges:
             won = any(a.won and a.kind == "hedge" for a in record.attempts)
             self.hedges.add((route, "won" if won else "lost"), record.hedges)
+        if record.continuations:
+            self.continuations.add((route, "whole" if record.result == "ok" else "broken"), record.continuations)
+        if record.left_out:
+            self.left_out.add((record.served_by,), record.left_out)
+        if record.translated:
+            self.translated.add((record.endpoint, record.translated))
         if record.served_by:
             self._served(record)
 

@@ -56,3 +56,9 @@ class RequestRecord:
     input_tokens: int | None
     output_tokens: int | None
     error: str = ""
+    continuations: int = 0
+    """How often another target was asked to go on with a stream that broke; `result` ok: in the end it was whole."""
+    left_out: int = 0
+    """Events that were not JSON and never reached the caller."""
+    translated: str = ""
+    """API of the target that answered, where it is not the caller's (``generate``); empty: it is."""

@@ -261,6 +261,16 @@ class Pump:
         return source.usage if source is not None else None
 
     @property
+    def caller_key(self) -> bool:
+        """The call was made with the caller's own key."""
+        return self._asked.caller_key
+
+    @property
+    def left_out(self) -> int:
+        """Events that were not JSON and never reach the caller."""
+        return self.dropped + (self.translator.dropped if self.translator is not None else 0)
+
+    @property
     def error(self) -> Mapping[str, Any] | None:
         """The error object that came inside the answer; None: none."""
         source = self.translator or self.reader

@@ -41,6 +41,8 @@ class Account:
     """The key goes into ``Authorization: Bearer`` whatever the dialect."""
     credential: Credential | None = None
     """Keys to sign with, or a token that is fetched; None: `key` is all there is."""
+    betas: frozenset[str] | None = None
+    """Values of ``anthropic-beta`` that are let through; None: all."""
     sign_region: str = ""
     sign_service: str = ""
     """For SigV4; empty: told by the host."""
@@ -78,6 +80,36 @@ class Upstream:
             bearer = self.account.bearer or (self.account.key is None and self.account.credential is not None)
             self._cached_key, self._cached_line = key, credential_lines(self.account.dialect, key, bearer)
         return self._cached_line
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the sidecar's credential is there; a fetch is begun where it is not."""
+        credential = self.account.credential
+        if credential is None:
+            return True
+        credential.poke()
+        return credential.ready()
+
+    def refused(self) -> None:
+        """The provider refused the sidecar's credential: fetch another where it was fetched."""
+        if self.account.credential is not None:
+            self.account.credential.distrust()
+
+    def allowed(self, lines: list[bytes]) -> tuple[list[bytes], tuple[str, ...]]:
+        """(header lines without the betas that this provider is not let have, those betas)."""
+        kept, dropped = [], []
+        betas = self.account.betas or frozenset()
+        for line in lines:
+            name, _, value = line.partition(b":")
+            if name.strip().lower() != b"anthropic-beta":
+                kept.append(line)
+                continue
+            asked = [beta.strip() for beta in value.decode("latin-1").split(",") if beta.strip()]
+            passed = [beta for beta in asked if beta in betas]
+            dropped += [beta for beta in asked if beta not in betas]
+            if passed:
+                kept.append(f"anthropic-beta: {','.join(passed)}\r\n".encode("latin-1"))
+        return kept, tuple(dropped)
 
     def line(self, key: str) -> bytes:
         """Header line of a caller's own key."""
@@ -129,9 +161,16 @@ class Upstreams:
         self._wall = wall
         self._resolver = Resolver(clock)
         self._built: dict[str, Upstream] = {}
-        for account in accounts.values():
-            if account.credential is not None:
-                account.credential.poke()
+        self.fetched = frozenset(name for name, account in accounts.items() if account.credential is not None)
+        """Providers whose credential the platform hands out, or that sign."""
+        self.poke()
+
+    def poke(self) -> None:
+        """Fetch credentials that are due, also for providers that nobody asks at present."""
+        for name in self.fetched:
+            credential = self._accounts[name].credential
+            if credential is not None:
+                credential.poke()
 
     def __getitem__(self, name: str) -> Upstream:
         built = self._built.get(name)

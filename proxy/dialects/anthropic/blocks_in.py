@@ -121,9 +121,7 @@ def _read(kind: str, block: Json, path: str, place: str, left: Leftovers) -> Par
         return _document(block, f"{path}.source", cache, left)
     if kind == "thinking":
         signature = string(block.get("signature"))
-        return Thinking(
-            text=string(block.get("thinking")), signature=signature, origin=ORIGIN if signature else ""
-        )
+        return Thinking(text=string(block.get("thinking")), signature=signature, origin=ORIGIN if signature else "")
     if kind == "redacted_thinking":
         return Thinking(redacted=string(block.get("data")), origin=ORIGIN)
     return None

@@ -392,7 +392,8 @@ def _tools(body: Json, quirks: Quirks, changes: dict[str, Any], dropped: dict[st
     if not quirks.parallel and body.get("parallel_tool_calls") is not None:
         changes["parallel_tool_calls"] = REMOVED
         dropped["parallel_tool_calls"] = None
-    if quirks.cache is False and isinstance(tools, list) and any("cache_control" in tool for tool in tools):
+    marked = quirks.cache is False and isinstance(tools, list)
+    if marked and any(isinstance(tool, Mapping) and "cache_control" in tool for tool in tools):
         changes["tools"] = [_without(tool, ("cache_control",)) for tool in tools]
         dropped["cache_control"] = None
 

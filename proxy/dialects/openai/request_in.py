@@ -21,7 +21,7 @@ from proxy.dialects.chat import (
     Tool,
 )
 from proxy.dialects.openai import messages_in
-from proxy.dialects.openai.words import mapping, string
+from proxy.dialects.openai.words import mapping, objects, string
 
 READ: Final = frozenset(
     {"model", "messages", "max_completion_tokens", "max_tokens", "temperature", "top_p", "top_k", "presence_penalty",
@@ -280,10 +280,10 @@ def _choice(body: Json, needs: list[Need]) -> Choice | None:
         return Choice(mode=mode)
     if not isinstance(value, Mapping):
         raise Malformed("tool_choice", "must be a string or an object")
-    kind = value.get("type", "function")
+    kind = string(value.get("type", "function"))
     if kind == "allowed_tools":
         allowed = mapping(value.get("allowed_tools")) or value
-        named = tuple(name for tool in allowed.get("tools") or () if (name := _named(tool)))
+        named = tuple(name for tool in objects(allowed.get("tools")) if (name := _named(tool)))
         return Choice(mode="required" if allowed.get("mode") == "required" else "auto", allowed=named)
     name = _named(value)
     if name:

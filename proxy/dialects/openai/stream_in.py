@@ -168,11 +168,17 @@ class ChatStreamReader:
             self._line(event, out)
 
     def _line(self, event: bytes, out: list[Event]) -> None:
-        """A line ``error: {...}`` is no field of an event stream, and yet an error (GPUStack)."""
-        at = event.find(b"error:")
-        parsed = loads(event[at + 6 :].strip()) if at == 0 or (at > 0 and event[at - 1 : at] in b"\r\n") else None
-        if isinstance(parsed, Mapping):
-            self._fail(error_of(parsed) or parsed, out)
+        """Lines that are no fields of an event stream may still hold an error: ``error: {...}`` (GPUStack) or a bare
+        object."""
+        for line in event.replace(b"\r", b"\n").split(b"\n"):
+            named = line.startswith(b"error:")
+            parsed = loads(line[6:] if named else line) if named or line.startswith(b"{") else None
+            error = error_of(parsed) if isinstance(parsed, Mapping) else None
+            if named and error is None and isinstance(parsed, Mapping):
+                error = parsed
+            if error is not None:
+                self._fail(error, out)
+                return
 
     def _data(self, data: bytes, out: list[Event], event: bytes = b"") -> None:
         if data.startswith(b"[DONE]"):

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from proxy.dialects.chat import Choice, Format, Json, ModelFacts, NotPortable, Request, Role, Text, Tool
 from proxy.dialects.openai.quirks import quirks_of, vendor
-from proxy.dialects.openai.strictness import is_strict
 from proxy.dialects.spelling import Warnings
+from proxy.dialects.strictness import is_strict
 from proxy.dialects.tools import NAME_BAD, Names
 
 FORMAT_TOOL: Final = "json_response"

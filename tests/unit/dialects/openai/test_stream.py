@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -237,7 +238,7 @@ def test_done_without_a_finish_reason_is_an_end_and_silence_is_none() -> None:
         (sse({"error": {"code": 502}, "choices": [{"finish_reason": "error"}]}), {"code": 502}),
         (b'event: error\ndata: {"message":"x"}\n\n', {"message": "x"}),
         (b'error: {"detail":"d","error":{"message":"x"}}\n\n', {"message": "x"}),
-        (b'{"error":{"message":"bare"}}', {"message": "bare"}),
+        (b'{"error":{"message":"bare"}}\n\n', {"message": "bare"}),
         (sse({"object": "error", "message": "x"}), {"object": "error", "message": "x"}),
         (sse({"choices": [], "x_groq": {"error": "over"}}), {"message": "over"}),
         (chunk({}, "insufficient_system_resource"), None),
@@ -248,6 +249,13 @@ def test_errors_end_the_stream(piece: bytes, error: dict[str, Any] | None) -> No
     assert isinstance(events[-1], Fault)
     assert error is None or events[-1].error == error
     assert TextDelta("b") not in events
+
+
+def test_an_error_without_a_blank_line_at_the_end() -> None:
+    for rest in (b'{"error":{"message":"x"}}', b'data: {"error":{"message":"x"}}', b'error: {"message":"x"}\n'):
+        assert read(chunk({"content": "a"}), rest)[-1] == Fault({"message": "x"})
+    assert read(chunk({"content": "a"}), b'data: {"choices":[{"delta":{"con')[-1] == TextDelta("a")
+    assert read(chunk({"content": "a"}), chunk({}, "stop")[:-2])[-2:] == [Stopped(Finish.STOP), Ended()]
 
 
 def test_what_is_no_event_is_counted_and_skipped() -> None:
@@ -310,7 +318,7 @@ STREAM = (
 def test_any_cut_gives_the_same_events(cuts: list[int], done: bool) -> None:
     stream = STREAM + (DONE if done else b"")
     at = [0, *sorted(cuts), len(stream)]
-    pieces = [stream[one:two] for one, two in zip(at, at[1:], strict=False)]
+    pieces = [stream[one:two] for one, two in pairwise(at)]
     assert read(*pieces) == read(stream)
 
 

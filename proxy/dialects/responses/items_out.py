@@ -1,0 +1,282 @@
+"""The turns of a canonical request as input items."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import orjson
+
+from proxy.dialects.chat import (
+    Document,
+    Image,
+    Media,
+    ModelFacts,
+    NotPortable,
+    Opaque,
+    Part,
+    Refusal,
+    Request,
+    Role,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
+from proxy.dialects.media import data_url, text_of
+from proxy.dialects.responses.words import DIALECT
+from proxy.dialects.spelling import Warnings
+from proxy.dialects.tools import Names
+
+ID_MAX: Final = 64
+NO_RESULT: Final = "no result was provided"
+Item = dict[str, Any]
+
+
+class ItemsWriter:
+    """Writes the items of one request; `instructions` is what the leading system turns say."""
+
+    __slots__ = ("_answered", "_facts", "_items", "_names", "_open", "_own", "_request", "_warn", "instructions")
+
+    def __init__(self, request: Request, facts: ModelFacts, names: Names, warn: Warnings) -> None:
+        self._request = request
+        self._facts = facts
+        self._names = names
+        self._warn = warn
+        self._own = request.dialect == DIALECT
+        self._items: list[Item] = []
+        self._open: dict[str, bool] = {}
+        """Calls that no result has come for yet -> whether they take free text."""
+        self._answered: set[str] = set()
+        self.instructions = ""
+
+    def write(self) -> list[Item]:
+        """All items, in order; every call has a result."""
+        turns = list(self._request.turns)
+        leading: list[str] = []
+        while turns and turns[0].role is Role.SYSTEM and _is_text(turns[0]) and (not self._own or not leading):
+            leading.append("\n".join(p.text for p in turns.pop(0).parts if isinstance(p, Text) and p.text))
+        self.instructions = "\n\n".join(text for text in leading if text)
+        for turn in turns:
+            if turn.role is Role.ASSISTANT:
+                self._close()
+                self._said(turn)
+            elif turn.role is Role.SYSTEM:
+                self._close()
+                self._message("developer" if turn.developer else "system", turn.parts, turn.name)
+            else:
+                self._heard(turn)
+        self._close()
+        if not self._items:
+            if not self.instructions:
+                raise NotPortable("malformed", "no message has anything to say")
+            self._items.append({"role": "user", "content": "."})
+        return self._items
+
+    def _close(self) -> None:
+        """Calls without a result get one that says so: the API refuses a history with open calls."""
+        if not self._own:
+            for call_id, custom in self._open.items():
+                self._items.append(_output(call_id, NO_RESULT, custom))
+                self._warn.approximated("history")
+        self._open.clear()
+
+    # The model's turns ------------------------------------------------------------------------------------------------
+
+    def _said(self, turn: Turn) -> None:
+        content: list[Item] = []
+        for part in turn.parts:
+            if isinstance(part, Text):
+                if part.text:
+                    content.append({"type": "output_text", "text": part.text, "annotations": []})
+            elif isinstance(part, Refusal):
+                content.append({"type": "refusal", "refusal": part.text})
+            else:
+                content = self._flush(content)
+                self._other(part)
+        self._flush(content)
+
+    def _flush(self, content: list[Item]) -> list[Item]:
+        if content:
+            self._items.append({"type": "message", "role": "assistant", "content": content})
+        return []
+
+    def _other(self, part: Part) -> None:
+        if isinstance(part, ToolCall):
+            self._call(part)
+        elif isinstance(part, Thinking):
+            self._think(part)
+        elif isinstance(part, Opaque):
+            if part.dialect != DIALECT:
+                self._warn.dropped(part.kind)
+            else:
+                self._items.append(dict(part.raw))
+        else:
+            self._warn.dropped("history")  # a picture that the model made
+
+    def _call(self, part: ToolCall) -> None:
+        call_id = _short(part.id)
+        self._open[call_id] = part.custom
+        if part.custom:
+            self._items.append(
+                {
+                    "type": "custom_tool_call",
+                    "call_id": call_id,
+                    "name": self._names.sent(part.name),
+                    "input": part.arguments,
+                }
+            )
+            return
+        self._items.append(
+            {
+                "type": "function_call",
+                "call_id": call_id,
+                "name": self._names.sent(part.name),
+                "arguments": part.arguments or "{}",
+            }
+        )
+
+    def _think(self, part: Thinking) -> None:
+        if not self._own and part.origin != "openai":
+            if part.text or part.redacted or part.signature:
+                self._warn.dropped("thinking")
+            return
+        if not part.redacted and not self._own:
+            return
+        item: Item = {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": part.text}] if part.text else [],
+        }
+        if part.id:
+            item["id"] = part.id
+        if part.redacted:
+            item["encrypted_content"] = part.redacted
+        self._items.append(item)
+
+    # The caller's turns -----------------------------------------------------------------------------------------------
+
+    def _heard(self, turn: Turn) -> None:
+        rest: list[Part] = []
+        for part in turn.parts:
+            if isinstance(part, ToolResult):
+                self._result(part)
+            else:
+                rest.append(part)
+        if rest:
+            self._close()
+            self._message("user", tuple(rest), turn.name)
+
+    def _result(self, part: ToolResult) -> None:
+        call_id = _short(part.call_id)
+        custom = self._open.pop(call_id, None)
+        if custom is None and not self._own:
+            if call_id in self._answered:
+                return  # one result for a call, the first
+            self._warn.approximated("history")
+            self._message("user", part.parts or (Text(text=_told(part)),), "")
+            return
+        self._answered.add(call_id)
+        self._items.append(_output(call_id, self._output(part), part.custom if self._own else bool(custom)))
+
+    def _output(self, part: ToolResult) -> str | list[Item]:
+        if any(not isinstance(each, Text) for each in part.parts):
+            content = [self._part(each) for each in part.parts]
+            if part.is_error:
+                content.insert(0, {"type": "input_text", "text": "Error:"})
+            return content
+        told = _told(part)
+        return f"Error: {told}" if part.is_error else told
+
+    def _message(self, role: str, parts: tuple[Part, ...], name: str) -> None:
+        texts = [part.text for part in parts if isinstance(part, Text)]
+        if name and not self._own:
+            self._warn.approximated("name")
+            parts = (Text(text=f"{name}: "), *parts)
+            texts = [f"{name}: ", *texts]
+        if len(texts) == len(parts):
+            text = "".join(texts) if name else "\n".join(texts)
+            if text or self._own:
+                self._items.append({"role": role, "content": text})
+            return
+        content = [self._part(part) for part in parts if not (isinstance(part, Text) and not part.text)]
+        if content:
+            self._items.append({"role": role, "content": content})
+
+    def _part(self, part: Part) -> Item:
+        if isinstance(part, Text):
+            return {"type": "input_text", "text": part.text}
+        if isinstance(part, Image):
+            return self._image(part)
+        if isinstance(part, Document):
+            return self._file(part)
+        if isinstance(part, Media):
+            return self._media(part)
+        if isinstance(part, Opaque) and part.dialect == DIALECT:
+            return dict(part.raw)
+        raise NotPortable("server_tools", "a block that only its own API understands")
+
+    def _image(self, part: Image) -> Item:
+        if self._facts.vision is False and not self._own:
+            raise NotPortable("vision", "the model takes no images")
+        out: Item = {"type": "input_image"}
+        if part.file_id:
+            out["file_id"] = part.file_id
+        elif part.data:
+            out["image_url"] = data_url(part.media_type or "image/png", part.data)
+        elif part.url.startswith(("http://", "https://")):
+            out["image_url"] = part.url
+        else:
+            raise NotPortable("url_images", "the address of an image is not one of the web")
+        if part.detail:
+            out["detail"] = part.detail
+        elif not self._own:
+            out["detail"] = "auto"
+        return out
+
+    def _file(self, part: Document) -> Item:
+        if part.text:
+            return {"type": "input_text", "text": f"{part.name}\n{part.text}" if part.name else part.text}
+        if part.data and part.media_type.startswith("text/"):
+            text = text_of(part.data)
+            if text is not None and not self._own:
+                return {"type": "input_text", "text": f"{part.name}\n{text}" if part.name else text}
+        if self._facts.documents is False and not self._own:
+            raise NotPortable("documents", "the model takes no documents")
+        out: Item = {"type": "input_file"}
+        if part.file_id:
+            out["file_id"] = part.file_id
+        elif part.url:
+            out["file_url"] = part.url
+        else:
+            out["file_data"] = data_url(part.media_type or "application/pdf", part.data)
+            out["filename"] = part.name or "document.pdf"
+        return out
+
+    def _media(self, part: Media) -> Item:
+        if not self._own or part.kind != "audio":
+            raise NotPortable(part.kind, f"the Responses API takes no {part.kind}")
+        form = part.media_type.rpartition("/")[2]
+        return {"type": "input_audio", "input_audio": {"data": part.data, "format": form}}
+
+
+def _is_text(turn: Turn) -> bool:
+    return all(isinstance(part, Text) for part in turn.parts)
+
+
+def _told(part: ToolResult) -> str:
+    if part.value is not None:
+        return part.value if isinstance(part.value, str) else orjson.dumps(part.value).decode()
+    return "\n".join(each.text for each in part.parts if isinstance(each, Text))
+
+
+def _output(call_id: str, output: Any, custom: bool) -> Item:
+    kind = "custom_tool_call_output" if custom else "function_call_output"
+    return {"type": kind, "call_id": call_id, "output": output}
+
+
+def _short(call_id: str) -> str:
+    """An id within the API's limit: a long one becomes its hash, the same wherever it stands."""
+    if len(call_id) <= ID_MAX:
+        return call_id or "call_0"
+    return "call_" + hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:32]

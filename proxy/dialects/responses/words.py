@@ -1,0 +1,108 @@
+"""The Responses API's own words, in one place for both directions (`providers.md` 1.3, 2.6, 2.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from proxy.dialects.chat import Finish, Json, Usage
+
+DIALECT: Final = "responses"
+TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
+
+CALLS: Final = {"function_call": False, "custom_tool_call": True}
+"""Items by which the model asks for a tool of the caller's -> whether it takes free text."""
+RESULTS: Final = {"function_call_output": False, "custom_tool_call_output": True}
+
+
+def string(value: Any) -> str:
+    """A string as it is; anything else is none."""
+    return value if isinstance(value, str) else ""
+
+
+def mapping(value: Any) -> Json:
+    """An object as it is; anything else is an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def objects(value: Any) -> Iterator[Json]:
+    """The objects of a list; anything else has none."""
+    if isinstance(value, list):
+        yield from (each for each in value if isinstance(each, Mapping))
+
+
+def whole(value: Any) -> int:
+    """A count; anything else is 0."""
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
+
+
+def usage_in(raw: Any) -> Usage | None:
+    """The normal form; None: it is no usage object."""
+    if not isinstance(raw, Mapping) or not ("input_tokens" in raw or "output_tokens" in raw):
+        return None
+    prompt, output = whole(raw.get("input_tokens")), whole(raw.get("output_tokens"))
+    details = mapping(raw.get("input_tokens_details"))
+    cached = min(whole(details.get("cached_tokens")), prompt)
+    wrote = min(whole(details.get("cache_write_tokens")), prompt - cached)
+    told = mapping(raw.get("output_tokens_details")).get("reasoning_tokens")
+    return Usage(
+        input=prompt - cached - wrote,
+        cache_read=cached,
+        cache_write=wrote,
+        output=output,
+        reasoning=whole(told) if isinstance(told, int | float) else None,
+        raw=raw,
+    )
+
+
+def usage_out(usage: Usage) -> dict[str, Any]:
+    """The usage object with both details, which the SDK demands; one that came in this form keeps its own."""
+    prompt, output, raw = usage.prompt, usage.output, usage.raw
+    if raw is not None and raw.get("input_tokens") == prompt and "input_tokens_details" in raw:
+        return {"output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": prompt + output, **raw}
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning or 0},
+        "total_tokens": prompt + output,
+    }
+
+
+def finish_in(response: Json, calls: bool) -> Finish:
+    """Why a response ended, by its status; calls are calls whatever else it says."""
+    status = string(response.get("status"))
+    if status == "incomplete":
+        reason = string(mapping(response.get("incomplete_details")).get("reason"))
+        if reason == "content_filter":
+            return Finish.CONTENT_FILTER
+        return Finish.LENGTH if reason in ("max_output_tokens", "max_tokens", "") else Finish.UNKNOWN
+    if status in ("queued", "in_progress", "cancelled"):
+        return Finish.PAUSE
+    return Finish.TOOL_CALLS if calls else Finish.STOP
+
+
+def status_out(finish: Finish) -> tuple[str, dict[str, str] | None]:
+    """(status, incomplete_details) of an answer."""
+    if finish in (Finish.LENGTH, Finish.CONTEXT, Finish.PAUSE):
+        return "incomplete", {"reason": "max_output_tokens"}
+    if finish is Finish.CONTENT_FILTER:
+        return "incomplete", {"reason": "content_filter"}
+    return "completed", None
+
+
+def annotation_in(raw: Json) -> Json:
+    """A citation in chat's form, where what it is stands one level deeper."""
+    kind = string(raw.get("type"))
+    if kind == "url_citation" and "url_citation" not in raw:
+        return {"type": kind, kind: {key: value for key, value in raw.items() if key != "type"}}
+    return raw
+
+
+def annotation_out(raw: Json) -> Json:
+    """The same in this API's flat form; indexes that nobody told are 0."""
+    kind = string(raw.get("type"))
+    inner = raw.get(kind)
+    if kind == "url_citation" and isinstance(inner, Mapping):
+        return {"start_index": 0, "end_index": 0, "title": "", "url": "", **inner, "type": kind}
+    return raw
