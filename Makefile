@@ -81,6 +81,6 @@ clean: ## remove everything that was generated, the virtual environments too
 # that the newest refuses.
 .venv-sdk-%/.installed: requirements-sdk-%.lock | .venv/.python
 	rm -rf $(@D)
-	$(INSTALL) --target $(@D) -r $<
+	$(INSTALL) --no-warn-conflicts --target $(@D) -r $<
 	@printf '*\n' > $(@D)/.gitignore
 	@touch $@

@@ -264,7 +264,7 @@ def busy_app() -> App:
         RequestRecord(
             request_id="req_1", route="r", endpoint="chat", stream=True, result="ok", status=200, total_ms=30.0,
             first_content_ms=20.0, attempts=(attempt,), served_by="a", served_model="m", failover_reason="timeout",
-            hedges=1, input_tokens=3, output_tokens=4,
+            hedges=1, input_tokens=3, output_tokens=4, continuations=1, left_out=1, translated="messages",
         )
     )  # fmt: skip
     assert app.bus.failures == 0, app.bus.last_failure

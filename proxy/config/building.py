@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -53,11 +54,15 @@ class Builder:
             routes=tuple(self._routes(providers)),
             limits=compiled.Limits(allow_overrides=frozenset(limits.allow_overrides), **bounds),
             drain_timeout_s=file.shutdown.drain_timeout_s,
+            shutdown_mode=file.shutdown.mode,  # type: ignore[arg-type]
+            linger_s=file.shutdown.linger_s,
+            linger_idle_s=file.shutdown.idle_s,
             log_format=log.format,  # type: ignore[arg-type]  # the schema's words are those of the type
             log_level=log.level,  # type: ignore[arg-type]
             metrics=file.telemetry.metrics,
             chaos=file.chaos.enabled,
             store_path=file.store.path,
+            files=tuple(dict.fromkeys(path for path in (*_ca_files(file), file.model_data.path) if path)),
         )
         return replace(config, redacted=_effective(file, config, self._reading.root))
 
@@ -80,6 +85,7 @@ class Builder:
             disabled=disabled or missing,
             tls_verify=given.tls_verify,
             ca_file=given.ca_file,
+            ca_digest=digest_of(given.ca_file),
             vendor=vendor,
             apis=tuple(dict.fromkeys(given.apis or apis.native(dialect, vendor, base_url))),
             identity=provider_checks.identity_of(name, given),  # type: ignore[arg-type]
@@ -167,6 +173,21 @@ class Builder:
             )
             for index, route in enumerate(given)
         ]
+
+
+def _ca_files(file: schema.File) -> list[str]:
+    return [provider.ca_file for provider in file.providers.values()]
+
+
+def digest_of(path: str) -> str:
+    """SHA-256 of a file's content, hex; empty for no path and for a file that cannot be read."""
+    if not path:
+        return ""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _tail(given: schema.Provider) -> str:

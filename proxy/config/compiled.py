@@ -26,15 +26,23 @@ Layer = Mapping[str, Any]
 class Secret:
     """A credential that never prints itself. `read` returns the present value, None when it is missing."""
 
-    __slots__ = ("_read", "reference")
+    __slots__ = ("_read", "_reread", "reference")
 
-    def __init__(self, reference: str, read: Callable[[], str | None]) -> None:
+    def __init__(
+        self, reference: str, read: Callable[[], str | None], reread: Callable[[], str | None] | None = None
+    ) -> None:
+        """`reread` looks at the source at once, where `read` may remember it for a second; None: nothing changes."""
         self.reference = reference
         """As written in the file: ``${OPENAI_API_KEY}`` or ``file:/path``; ``(literal)`` for a key in the open."""
         self._read = read
+        self._reread = reread or read
 
     def read(self) -> str | None:
         return self._read()
+
+    def reread(self) -> str | None:
+        """As `read`, and certain to see a change that has just happened."""
+        return self._reread()
 
     def __repr__(self) -> str:
         return f"Secret({self.reference})"
@@ -110,6 +118,8 @@ class Provider:
     """Why the provider takes no calls (its key is missing); empty: it does."""
     tls_verify: bool = True
     ca_file: str = ""
+    ca_digest: str = ""
+    """SHA-256 of that file when it was read, hex: authorities change in place."""
     vendor: str = ""
     """Whose quirks the address has (`ModelFacts.vendor`); empty: nobody's that we know."""
     apis: tuple[str, ...] = ()
@@ -249,11 +259,18 @@ class Config:
     """Never empty: with none in the file, one route `default` over all providers in file order."""
     limits: Limits
     drain_timeout_s: float = 5.0
+    shutdown_mode: Literal["native", "plain"] = "native"
+    linger_s: float = 20.0
+    """Mode plain: longest time that it serves on after SIGTERM, before it drains."""
+    linger_idle_s: float = 10.0
+    """Mode plain: it drains earlier when nobody has been connected for so long."""
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics: bool = True
     chaos: bool = False
     store_path: str = ":memory:"
+    files: tuple[str, ...] = ()
+    """Other files that were read with this one: authorities, model data."""
     warnings: tuple[str, ...] = ()
     """Things that do not stop the start: disabled providers, settings of this version without effect."""
     redacted: Mapping[str, Any] = field(default_factory=dict)

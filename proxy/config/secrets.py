@@ -95,7 +95,8 @@ def fixed(value: str | None, names: tuple[str, ...] = ()) -> Secret:
 
 def from_file(path: str, clock: Callable[[], float]) -> Secret:
     """A secret in a file, read now and again when the file changes. `clock`: seconds, monotonic."""
-    return Secret(f"file:{path}", _KeyFile(path, clock).read)
+    file = _KeyFile(path, clock)
+    return Secret(f"file:{path}", file.read, file.reread)
 
 
 class _KeyFile:
@@ -117,6 +118,11 @@ class _KeyFile:
             self._checked_at = now
             self._look()
         return self._value
+
+    def reread(self) -> str | None:
+        """As `read`, whenever the file was looked at last."""
+        self._checked_at = None
+        return self.read()
 
     def _look(self) -> None:
         try:

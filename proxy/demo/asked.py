@@ -133,29 +133,29 @@ def _read_gemini(model: str, method: str, query: str, body: dict[str, Any]) -> A
     is_sse = "alt=sse" in query.split("&")
     turns = [turn for turn in _list(body.get("contents")) if isinstance(turn, dict)]
     last = turns[-1] if turns else {}
-    config = _dict(_dict(body.get("toolConfig")).get("functionCallingConfig"))
+    config = _dict(_either(_dict(_either(body, "toolConfig")), "functionCallingConfig"))
     tools = [
-        (str(f.get("name", "")), _dict(f.get("parametersJsonSchema") or f.get("parameters")))
+        (str(f.get("name", "")), _dict(_either(f, "parametersJsonSchema") or f.get("parameters")))
         for tool in _list(body.get("tools"))
-        for f in _list(_dict(tool).get("functionDeclarations"))
+        for f in _list(_either(_dict(tool), "functionDeclarations"))
         if isinstance(f, dict)
     ]
-    names = [str(name) for name in _list(config.get("allowedFunctionNames"))]
+    names = [str(name) for name in _list(_either(config, "allowedFunctionNames"))]
     forced = str(config.get("mode", "")).upper() == "ANY"
-    wishes = _dict(body.get("generationConfig"))
-    thinking = _dict(wishes.get("thinkingConfig"))
-    is_json = wishes.get("responseMimeType") == "application/json"
+    wishes = _dict(_either(body, "generationConfig"))
+    thinking = _dict(_either(wishes, "thinkingConfig"))
+    is_json = _either(wishes, "responseMimeType") == "application/json"
     return Asked(
         api="gemini",
         model=model,
         stream=method == "streamGenerateContent" and is_sse,
         is_array=method == "streamGenerateContent" and not is_sse,
         is_prefill=last.get("role") == "model",
-        text=_json_text(wishes.get("responseJsonSchema") or wishes.get("responseSchema") or _ANY_OBJECT)
+        text=_json_text(_either(wishes, "responseJsonSchema") or _either(wishes, "responseSchema") or _ANY_OBJECT)
         if is_json
         else "",
-        thinks=bool(thinking.get("includeThoughts") or thinking.get("thinkingBudget") or thinking.get("thinkingLevel")),
-        hides=thinking.get("includeThoughts") is not True,
+        thinks=any(_either(thinking, key) for key in ("includeThoughts", "thinkingBudget", "thinkingLevel")),
+        hides=_either(thinking, "includeThoughts") is not True,
         tool_calls=_choose(
             [t for t in tools if t[0] in names] or tools,
             is_forced=forced,
@@ -164,6 +164,11 @@ def _read_gemini(model: str, method: str, query: str, body: dict[str, Any]) -> A
             is_parallel=True,
         ),
     )
+
+
+def _either(value: dict[str, Any], key: str) -> Any:
+    """A member of Gemini's JSON by its name, which may also come in snake case: its own client mixes them."""
+    return value.get(key, value.get(re.sub("[A-Z]", lambda found: "_" + found[0].lower(), key)))
 
 
 def _read_bedrock(model: str, method: str, body: dict[str, Any]) -> Asked:

@@ -30,14 +30,22 @@ providers:
     api_key: demo-backup
     region: eu-west
     models: {{gpt-4o: demo-large, "*": passthrough}}
-  anthropic: {{dialect: anthropic, base_url: "{anthropic}", api_key: demo-anthropic}}
-  google: {{dialect: gemini, base_url: "{google}", api_key: demo-google}}
+  anthropic:
+    dialect: anthropic
+    base_url: "{anthropic}"
+    api_key: demo-anthropic
+    models: {{gpt-4o: claude-sonnet-5, "*": passthrough}}
+  google:
+    dialect: gemini
+    base_url: "{google}"
+    api_key: demo-google
+    models: {{gpt-4o: gemini-3-pro, "*": passthrough}}
 routes:
   - name: messages
     match: {{paths: [/v1/messages]}}
-    targets: [{{provider: anthropic}}]
+    targets: [{{provider: anthropic}}, {{provider: backup}}]
   - name: demo
-    targets: [{{provider: openai}}, {{provider: backup}}]
+    targets: [{{provider: openai}}, {{provider: backup}}, {{provider: anthropic}}, {{provider: google}}]
 store: {{path: ":memory:"}}
 telemetry: {{log: {{format: text, level: warning}}}}
 """
@@ -55,7 +63,9 @@ Add -H 'X-Explain: true' to see every attempt, or -H 'X-Max-Retries: 0' to leave
   heal openai:     curl -X POST {openai}/_demo/fault -d '{{}}'
   break it again:  curl -X POST {openai}/_demo/fault -d '{{"status": 503}}'
   cut its stream:  curl -X POST {openai}/_demo/fault -d '{{"cut_after_words": 40}}'
-  break backup:    curl -X POST {backup}/_demo/fault -d '{{"silence_s": 30}}'
+                   (ask with "stream": true: `backup` finishes the answer; look for ": continued-by")
+  break backup:    curl -X POST {backup}/_demo/fault -d '{{"status": 503}}'
+                   (then `anthropic` answers, in its own language; you see OpenAI's)
   what it knows:   curl http://127.0.0.1:{admin_port}/status
 
 Ctrl-C ends it.

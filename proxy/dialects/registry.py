@@ -62,6 +62,13 @@ def adjusted(api: str, body: Mapping[str, Any], facts: ModelFacts) -> tuple[dict
     return quirks.adjust(body, facts)
 
 
+def obstacle(body: Mapping[str, Any], facts: ModelFacts) -> str:
+    """Why a known vendor cannot take a chat body of its own dialect; empty: it can."""
+    from proxy.dialects.openai import quirks
+
+    return quirks.obstacle(body, facts)
+
+
 def with_changes(body: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A parsed body with the members of `adjusted` set or taken out."""
     from proxy.dialects.openai import quirks

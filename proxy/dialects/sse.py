@@ -6,6 +6,7 @@ end inside a character or inside a CR LF, and nothing is split with `str.splitli
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
 
@@ -83,6 +84,24 @@ def is_sound(piece: bytes) -> bool:
     return True
 
 
+def is_json(data: bytes) -> bool:
+    """Whether data is JSON. What only orjson refuses (half of a surrogate pair, a number beyond a double) is JSON to
+    most parsers, and providers send it: a token may be half a character."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity are not JSON, whatever Python says."""
+    raise ValueError(name)
+
+
 def without_malformed(piece: bytes, mark: bytes) -> tuple[bytes, int]:
     """(whole events without those whose data is not JSON, how many those were); `mark` stands in the place of each."""
     out, dropped = [], 0
@@ -91,10 +110,9 @@ def without_malformed(piece: bytes, mark: bytes) -> tuple[bytes, int]:
         if data is None or not data.strip() or data.startswith(b"[DONE]"):
             out.append(event)
             continue
-        try:
-            orjson.loads(data)
+        if is_json(data):
             out.append(event)
-        except orjson.JSONDecodeError:
+        else:
             dropped += 1
             out.append(mark)
     return b"".join(out), dropped

@@ -15,6 +15,7 @@ from proxy.base.outcome import Class, Group, Outcome
 from proxy.config.planner import Planned
 from proxy.dialects import effects, errors, openai
 from proxy.dialects.joining import Joiner
+from proxy.dialects.responses import ResponsesReader
 from proxy.dispatch import recording, recovery, told
 from proxy.dispatch.intake import Headers, Where
 from proxy.dispatch.outgoing import Outgoing
@@ -92,8 +93,14 @@ class Drive(Running):
             )
         outgoing = Outgoing(room.upstreams, room.via, inbound, where, planned, headers, parsed, translations)
         barred: Mapping[int, str] = NOBODY_BARRED
+        if not raw:
+            barred = outgoing.refused_by_vendors()
         if translations is not None or room.upstreams.fetched:
-            barred = {**(translations.barred() if translations is not None else {}), **outgoing.without_credential()}
+            barred = {
+                **barred,
+                **(translations.barred() if translations is not None else {}),
+                **outgoing.without_credential(),
+            }
         facts = Facts(
             stream=stream or upstream_streams,
             whole=upstream_streams,
@@ -202,6 +209,7 @@ class Drive(Running):
             if running:
                 self._machine.step(ClientGone("downstream"), self._room.clock())
             self._release()
+        self._past.clear()
         self._room.observe(record)
 
     @property
@@ -300,6 +308,8 @@ class Drive(Running):
         speaks = self._join or pump.translator
         if speaks is not None:
             return speaks.fail(told.broken_error(self._dialect, outcome, pump.error))
+        if isinstance(pump.reader, ResponsesReader):
+            return told.broken_response(pump.reader, told.broken_error(self._dialect, outcome, pump.error))
         return told.broken(self._dialect, outcome, pump.error, self._inbound.request_id)
 
     async def _continued(self, outcome: Outcome) -> Pump | None:
@@ -354,6 +364,7 @@ class Drive(Running):
             upstream_error,
             now,
             foreign=foreign,
+            untouched=self._where.endpoint is Endpoint.RAW,
         )
         accepted = self._inbound.accepted_at
         spent = sum((a.ended_at or now) - a.started for a in self._machine.attempts)

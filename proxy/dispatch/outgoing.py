@@ -28,6 +28,8 @@ from proxy.upstream.session import Upstream, Upstreams
 IDENTITY: Final = b"Accept-Encoding: identity\r\n"
 JSON: Final = b"Content-Type: application/json\r\n"
 STREAM_ACCEPT: Final = b"Accept: text/event-stream\r\n"
+VENDOR_KEYS: Final = frozenset({"n", "logprobs", "top_logprobs", "stop"})
+"""Members of a chat body that some vendors refuse and without which the answer would be another one."""
 OF_THE_CALLER: Final = (b"user-agent:", b"x-request-id:")
 """Headers of the caller that a target of another dialect is sent as well. Others belong to a vendor it is not."""
 
@@ -90,6 +92,19 @@ class Outgoing:
     def upstream(self, index: int) -> Upstream:
         return self._upstreams[self._planned.plan.candidates[index].target.provider]
 
+    def refused_by_vendors(self) -> dict[int, str]:
+        """Candidates of the caller's dialect whose vendor is known not to take the request: index -> why."""
+        if VENDOR_KEYS.isdisjoint(self._parsed):
+            return {}
+        out = {}
+        for index, candidate in enumerate(self._planned.plan.candidates):
+            facts = self._planned.facts[index]
+            if facts is not None and facts.vendor and candidate.api == "chat" and not candidate.foreign:
+                reason = registry.obstacle(self._parsed, facts)
+                if reason:
+                    out[index] = reason
+        return out
+
     def without_credential(self) -> dict[int, str]:
         """Candidates whose credential has still to be fetched: index -> the word for ``X-Failover-Skipped``."""
         fetched = self._upstreams.fetched
@@ -135,7 +150,7 @@ class Outgoing:
         if candidate.output_share is not None:
             changes |= self._reduced(candidate.output_share, candidate.max_output_tokens)
         facts = self._planned.facts[index]
-        if self._is_placed(candidate, index):
+        if self._is_placed(candidate, index) and self._where.endpoint is not Endpoint.COUNT:
             return orjson.dumps(registry.placed({**orjson.loads(self._inbound.body), **changes}))
         if facts is not None and candidate.api in ("chat", "messages"):
             more, warnings = registry.adjusted(candidate.api, {**self._parsed, **changes}, facts)

@@ -11,6 +11,7 @@ import orjson
 from proxy.base.http import answer_passes
 from proxy.base.outcome import Class, Group, Outcome
 from proxy.dialects import errors
+from proxy.dialects.responses import ResponsesReader
 from proxy.engine.attempts import Attempt, Attempts
 from proxy.engine.messages import GiveUp
 from proxy.engine.plan import Plan
@@ -198,13 +199,15 @@ def failure(
     now: float,
     *,
     foreign: bool = False,
+    untouched: bool = False,
 ) -> tuple[int, Headers, bytes]:
     """The answer to a request that no target answered.
 
     `upstream_error` is the status, body and headers of the attempt whose outcome was chosen. Where that target speaks
     the caller's dialect, the caller's own fault after one attempt is passed on byte for byte, and every other error
     keeps the provider's status, code and message and gains the list of attempts. A `foreign` target's error is told in
-    the caller's dialect: status, type and code by the class, the reason in the provider's own words.
+    the caller's dialect: status, type and code by the class, the reason in the provider's own words. `untouched`: a
+    passthrough call, whose caller speaks the provider's own API and gets its error as it is.
     """
     outcome = given_up.outcome
     headers = policy_headers(plan, machine, request_id, now)
@@ -214,6 +217,10 @@ def failure(
         headers.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, outcome)))
     told_status, told_body = 0, b""
     message = outcome.message
+    if untouched and upstream_error is not None and upstream_error[0] >= 400:
+        told_status, told_body, raw = upstream_error
+        headers += [pair for pair in passed(raw) if pair[0].lower() != "server-timing"]
+        return told_status, headers, told_body
     if foreign and upstream_error is not None:
         message = classify.reason(upstream_error[1], upstream_error[0]) or message
         headers += [pair for pair in passed(upstream_error[2]) if pair[0].lower() in ("x-request-id", "request-id")]
@@ -326,6 +333,18 @@ def broken_error(dialect: errors.Dialect, outcome: Outcome, error: Mapping[str, 
     reason = classify.reason_of(error) if error else ""
     message = reason or outcome.message or "the upstream stream was interrupted"
     return {"message": message, "type": kind, "param": None, "code": code}
+
+
+def broken_response(reader: ResponsesReader, error: Mapping[str, Any]) -> bytes:
+    """The event that ends an interrupted stream of the Responses API: some clients wait for it, and do not look at a
+    bare ``error`` (`providers.md` 1.3)."""
+    failed = {
+        **reader.opened,
+        "status": "failed",
+        "error": {"code": str(error.get("code") or "server_error"), "message": str(error.get("message") or "")},
+    }
+    body = {"type": "response.failed", "sequence_number": reader.following, "response": failed}
+    return b"event: response.failed\ndata: " + orjson.dumps(body) + b"\n\n"
 
 
 def error_object(body: bytes) -> Mapping[str, Any] | None:

@@ -26,6 +26,8 @@ CENSORED = frozenset({"superseded", "deadline"})
 SLOW_LINE_MIN_S = hedge.FLOOR_S
 """No attempt is slow before this. A target that answers in 2 ms is slowed more by our own host than by itself, and the
 detector would send its callers away for it (`resilience.md` 3.6 names no floor; that of 3.8 serves)."""
+OF_CREDENTIAL = frozenset({Class.AUTH.value, Class.PERMISSION.value, Class.QUOTA_EXCEEDED.value})
+"""Reasons of a cool-down that end with the credential they were told about."""
 OUT_S = 300.0
 """A refused credential, missing right or unknown model takes its target out for this long (`resilience.md` 3.3)."""
 
@@ -119,6 +121,8 @@ class Cluster:
         self._max_targets = max_targets
         self._states: dict[Target, TargetState] = {}
         self._credentials: dict[tuple[str, str], Cooldown] = {}
+        self._stale: set[Target] = set()
+        """Targets whose settings have changed since their state was made."""
         self.hedges = hedge.HedgeBudget()
         self.evicted = 0
 
@@ -126,7 +130,9 @@ class Cluster:
         """The state of the candidate's target, made on first use."""
         found = self._states.get(candidate.target)
         if found is None:
-            found = self._make(candidate, now)
+            return self._make(candidate, now)
+        if self._stale and candidate.target in self._stale:
+            self._follow(found, candidate, now)
         return found
 
     def states(self) -> list[TargetState]:
@@ -156,9 +162,46 @@ class Cluster:
         for state in idle[: max(1, self._max_targets // 8)]:
             del self._states[state.target]
             self.evicted += 1
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        self._stale &= self._states.keys()
         used = {(t.provider, t.credential) for t in self._states}
         for key in [k for k in self._credentials if k not in used]:
             del self._credentials[key]
+
+    # A new configuration, a new credential.
+
+    def resize(self, max_targets: int) -> None:
+        """Hold at most so many targets from now on."""
+        self._max_targets = max_targets
+
+    def forget(self, is_gone: Callable[[Target], bool]) -> None:
+        """Drop the targets that are not what they were. What runs on them keeps their state to its end, unseen."""
+        for target in [target for target in self._states if is_gone(target)]:
+            del self._states[target]
+        self._drop_unused()
+
+    def renew(self, is_changed: Callable[[Target], bool]) -> None:
+        """These targets are judged by other settings from their next call on; what was learned of them stays."""
+        self._stale |= {target for target in self._states if is_changed(target)}
+
+    def _follow(self, state: TargetState, candidate: Candidate, now: float) -> None:
+        """Take over a candidate's settings. One with those in force was planned before the change and changes nothing,
+        or belongs to the one route whose settings have stayed."""
+        if candidate.breaker == state.breaker.settings and candidate.max_concurrency == state.limiter.bound:
+            return
+        self._stale.discard(candidate.target)
+        state.breaker.reconfigure(candidate.breaker, now)
+        state.limiter.rebind(candidate.max_concurrency)
+
+    def forgive(self, provider: str) -> None:
+        """The sidecar's credential for `provider` is another one: what the old one was refused for says nothing."""
+        for state in self._states.values():
+            if state.target.provider == provider and not state.target.credential:
+                for cooldown in (state.cooldown, state.credential_cooldown):
+                    if cooldown.reason in OF_CREDENTIAL:
+                        cooldown.clear()
 
     # Effects of an attempt's life. Each is called exactly once per attempt by the engine.
 

@@ -168,6 +168,9 @@ class Plan:
     endpoint: Endpoint
     candidates: tuple[Candidate, ...]
     """The chain in order, first = primary. Never empty."""
+    lead: int = 0
+    """So many candidates at the front are a canary: they keep their place whatever the balance is, and their failure
+    does not narrow what may follow."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(target or provider name, reason) left out before the first attempt: `no_key`, `dialect`, `model`."""
     timeout_s: float = 600.0

@@ -49,6 +49,7 @@ class _Collector:
                 m.translated,
             ),
             ("outrider_circuit_changes", "Breaker transitions.", ["provider", "model", "to"], m.circuit_changes),
+            ("outrider_config_reloads", "Changed files read, by what became of them.", ["result"], m.reloads),
         ):
             family = CounterMetricFamily(name, text, labels=labels)
             for values, count in counts.items():

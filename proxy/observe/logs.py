@@ -44,6 +44,10 @@ class Log:
         """One of debug, info, warning, error; KeyError for another word."""
         self._least = LEVELS[level]
 
+    def set_form(self, form: str) -> None:
+        """``json`` or ``text``, from the next line on."""
+        self._text = form == "text"
+
     def write(self, level: str, msg: str, **fields: Any) -> None:
         """Queue a line; fields with None are left out."""
         if LEVELS[level] < self._least:

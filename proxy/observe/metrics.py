@@ -33,6 +33,9 @@ OUTCOMES: Final = (
 """Values of the label ``outcome`` of ``outrider_requests_total``; created at start, because a sum over nothing is
 empty."""
 
+RELOADS: Final = ("ok", "refused", "missing")
+"""Values of the label ``result`` of ``outrider_config_reloads_total``."""
+
 LABELS_MAX: Final = 1000
 """Distinct label sets per family; what comes later is counted under ``other``."""
 
@@ -114,12 +117,13 @@ class Metrics:
 
     def __init__(self, routes: Iterable[str], models: Iterable[str]) -> None:
         """`routes` and `models` are the configured names; any other model is told as ``other``."""
-        self._models = frozenset(models)
+        self._models: frozenset[str] = frozenset()
         self.gauges: list[Gauges] = []
         self.requests = Counts()
-        for route in routes:
-            for outcome in OUTCOMES:
-                self.requests.add((route, outcome), 0.0)
+        self.follow(routes, models)
+        self.reloads = Counts()
+        for result in RELOADS:
+            self.reloads.add((result,), 0.0)
         self.refused = Counts()
         self.attempts = Counts()
         self.failovers = Counts()
@@ -135,6 +139,13 @@ class Metrics:
         self.first_chunk = Timings(GEN_AI_SECONDS)
         self.tokens = Timings(TOKENS)
         self.http_client = Timings(HTTP_SECONDS)
+
+    def follow(self, routes: Iterable[str], models: Iterable[str]) -> None:
+        """Take the names of another configuration. What was counted under the old ones stays: counters never fall."""
+        self._models = frozenset(models)
+        for route in routes:
+            for outcome in OUTCOMES:
+                self.requests.add((route, outcome), 0.0)
 
     def add_gauges(self, gauges: Gauges) -> None:
         """Numbers that are read where they live, at a scrape."""

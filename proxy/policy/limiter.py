@@ -38,6 +38,19 @@ class Limiter:
         self._cut_at = -math.inf
         self._regain_from: float | None = None
 
+    @property
+    def bound(self) -> float:
+        """Greatest number at once."""
+        return self._bound
+
+    def rebind(self, bound: float) -> None:
+        """Another bound, >= 1, from now on; a limit that had yielded to loss rises to it as it would have before."""
+        free = self.limit >= self._bound
+        self._bound = float(bound)
+        self.limit = self._bound if free else min(self.limit, self._bound)
+        if self.limit >= self._bound:
+            self._regain_from = None
+
     def try_acquire(self, now: float | None = None) -> bool:
         """Take one permit if there is room. With `now`, seconds without loss are credited first.
 

@@ -60,6 +60,8 @@ def translated(
         return azure(place, _CHAT[api], model, "") if place.dialect == "azure" else (base + _CHAT[api], "")
     name = quote(model, safe="")
     if api == "messages":
+        if place.is_vertex and count:
+            return f"{base}/publishers/anthropic/models/count-tokens:rawPredict", ""
         if place.is_vertex:
             return f"{base}/publishers/anthropic/models/{name}:{'streamRawPredict' if stream else 'rawPredict'}", ""
         return base + ("" if base.endswith("/v1") else "/v1") + "/messages" + ("/count_tokens" if count else ""), ""

@@ -210,6 +210,14 @@ class Connector:
             wire.on_gone = None
             wire.drop()
 
+    def retire(self) -> None:
+        """Nobody begins here any more: idle connections are closed now, others when their exchange is over."""
+        self._closed = True
+        for wire in self._idle:
+            wire.on_gone = None
+            wire.drop()
+        self._idle.clear()
+
     def close(self) -> None:
         self._closed = True
         for wire in (*self._idle, *self._busy):

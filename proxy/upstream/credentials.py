@@ -45,6 +45,7 @@ class Key(Protocol):
     """A secret of the configuration, which may change while we run."""
 
     def read(self) -> str | None: ...
+    def reread(self) -> str | None: ...
 
 
 class Credential(Protocol):
@@ -62,6 +63,9 @@ class Credential(Protocol):
 
     def poke(self) -> None:
         """Start a fetch where one is due and none runs."""
+
+    def reread(self) -> None:
+        """Look at files at once that `value` may remember for a second."""
 
     async def refresh(self) -> None:
         """Fetch now, or wait for the fetch that runs. Does not raise when it fails."""
@@ -124,6 +128,9 @@ class _Held:
     def poke(self) -> None:
         return
 
+    def reread(self) -> None:
+        return
+
     async def refresh(self) -> None:
         return
 
@@ -166,6 +173,11 @@ class Stated(_Held):
         key_id, secret = self._key_id.read(), self._secret.read()
         token = "" if self._token is None else self._token.read()
         return None if not key_id or not secret or token is None else AwsKeys(key_id, secret, token)
+
+    def reread(self) -> None:
+        for key in (self._key_id, self._secret, self._token):
+            if key is not None:
+                key.reread()
 
 
 class Fetched:
@@ -227,6 +239,9 @@ class Fetched:
         now = self._wall()
         if self._task is None and now >= self._refresh_at and now >= self._not_before:
             self._begin()
+
+    def reread(self) -> None:
+        return
 
     async def refresh(self) -> None:
         await asyncio.wait([self._task or self._begin()])

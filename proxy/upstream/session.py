@@ -24,6 +24,7 @@ class Key(Protocol):
     """A secret that may change while we run."""
 
     def read(self) -> str | None: ...
+    def reread(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Account:
 class Upstream:
     """One provider: its origin, its pool, its own credential as a header line."""
 
-    __slots__ = ("_cached_key", "_cached_line", "_wall", "account", "connector", "origin", "place")
+    __slots__ = ("_cached_key", "_cached_line", "_seen", "_wall", "account", "connector", "origin", "place")
 
     def __init__(
         self, account: Account, resolver: Resolver, clock: Callable[[], float], wall: Callable[[], float]
@@ -64,6 +65,7 @@ class Upstream:
         self._wall = wall
         self._cached_key = ""
         self._cached_line = b""
+        self._seen = self.secret()
 
     def own_key(self) -> str:
         """The sidecar's credential as one word; empty when it has none."""
@@ -80,6 +82,27 @@ class Upstream:
             bearer = self.account.bearer or (self.account.key is None and self.account.credential is not None)
             self._cached_key, self._cached_line = key, credential_lines(self.account.dialect, key, bearer)
         return self._cached_line
+
+    def secret(self) -> AwsKeys | str | None:
+        """The sidecar's credential, whatever its kind; to be compared and never shown. None: there is none now."""
+        key = self.account.key.read() if self.account.key is not None else None
+        if not key and self.account.credential is not None:
+            return self.account.credential.value()
+        return key
+
+    def is_renewed(self, sent: AwsKeys | str | None) -> bool:
+        """Whether there is another credential than `sent`, which has just been refused. Looks at files at once."""
+        if self.account.key is not None:
+            self.account.key.reread()
+        if self.account.credential is not None:
+            self.account.credential.reread()
+        present = self.secret()
+        return bool(present) and present != sent
+
+    def has_turned(self) -> bool:
+        """Whether the credential is another one than at the last call."""
+        before, self._seen = self._seen, self.secret()
+        return self._seen != before
 
     @property
     def is_ready(self) -> bool:
@@ -154,13 +177,18 @@ class Upstreams:
     """All providers of a configuration. Loading TLS certificates costs milliseconds, so each is built on first use."""
 
     def __init__(
-        self, accounts: Mapping[str, Account], clock: Callable[[], float], wall: Callable[[], float] = time.time
+        self,
+        accounts: Mapping[str, Account],
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+        resolver: Resolver | None = None,
     ) -> None:
         self._accounts = dict(accounts)
         self._clock = clock
         self._wall = wall
-        self._resolver = Resolver(clock)
+        self._resolver = resolver or Resolver(clock)
         self._built: dict[str, Upstream] = {}
+        self._retired = False
         self.fetched = frozenset(name for name, account in accounts.items() if account.credential is not None)
         """Providers whose credential the platform hands out, or that sign."""
         self.poke()
@@ -176,7 +204,28 @@ class Upstreams:
         built = self._built.get(name)
         if built is None:
             built = self._built[name] = Upstream(self._accounts[name], self._resolver, self._clock, self._wall)
+            if self._retired:
+                built.connector.retire()
         return built
+
+    def succeeded(self, accounts: Mapping[str, Account], kept: frozenset[str]) -> Upstreams:
+        """The providers of another configuration, and the end of these ones.
+
+        `kept` are called as before: their pools and credentials go over. The others serve the requests that began with
+        them and close each connection behind its last exchange; nothing counts who still uses them.
+        """
+        kept &= self._accounts.keys()
+        following = {name: self._accounts[name] if name in kept else account for name, account in accounts.items()}
+        made = Upstreams(following, self._clock, self._wall, self._resolver)
+        made._built = {name: upstream for name, upstream in self._built.items() if name in kept}
+        self._retired = True
+        for name, upstream in self._built.items():
+            if name not in kept:
+                upstream.connector.retire()
+        for name, account in self._accounts.items():
+            if name not in kept and account.credential is not None:
+                account.credential.close()
+        return made
 
     def built(self) -> list[Upstream]:
         return list(self._built.values())

@@ -1,8 +1,8 @@
-"""The stage of the tests that ask every client for every target: one real process before fake providers of each dialect.
+"""The stage of the tests that ask every client for every target: one real process before fakes of each dialect.
 
-A target is a provider here; the caller picks it with ``X-Failover-Providers``. All share one asked model, `MODEL`, which
-each provider calls by a name of its own, so that what is known of real models applies. Failures of a credential close a
-whole account, so every kind of error has an account of its own for every group of callers (`broken`).
+A target is a provider here; the caller picks it with ``X-Failover-Providers``. All share one asked model, `MODEL`,
+which each provider calls by a name of its own, so that what is known of real models applies. Failures of a credential
+close a whole account, so every kind of error has an account of its own for every group of callers (`broken`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ T = TypeVar("T")
 
 MODEL = "assistant"
 CALLER_KEY = "sk-caller-0123456789"
+CALLERS = ("chat", "responses", "messages")
 FAULTS: dict[str, Fault] = {
     **{f"broken-{kind}": Fault(error=kind) for kind in ERROR_KINDS},
     "broken-rate_limit": Fault(error="rate_limit", retry_hint_s=40),
     "cut-error": Fault(error_after_words=20, error="overloaded", pause_s=0.002),
-    "first-error": Fault(error_after_words=0, error="rate_limit"),
+    **{f"first-error-{caller}": Fault(error_after_words=0, error="rate_limit") for caller in CALLERS},
     "cached": Fault(cached_tokens=4),
     "shortened": Fault(answer="length"),
 }
@@ -120,6 +121,41 @@ TARGETS: dict[str, Target] = {
     ),
 }
 
+ELSEWHERE: dict[str, Target] = {
+    "azure-v1": Target(
+        dialect="azure",
+        model="my-deployment",
+        key="api-key",
+        path="/openai/v1/",
+        own=frozenset({"chat", "responses"}),
+    ),
+    "vertex-gemini": Target(
+        dialect="gemini",
+        model="gemini-2.5-flash",
+        key="authorization",
+        path=f"{VERTEX}/publishers/google/models/gemini-2.5-flash:",
+        base=VERTEX,
+        options=(("vendor", "vertex"),),
+    ),
+    "bedrock-openai": Target(
+        dialect="bedrock",
+        model="openai.gpt-oss-120b-1:0",
+        key="authorization",
+        path="/openai/v1/chat/completions",
+        own=frozenset({"chat"}),
+        base="/openai/v1",
+    ),
+    "bedrock-anthropic": Target(
+        dialect="bedrock",
+        model="anthropic.claude-sonnet-4-5",
+        key="authorization",
+        path="/anthropic/v1/messages",
+        own=frozenset({"messages"}),
+        base="/anthropic",
+    ),
+}
+"""The same APIs at other addresses; they differ in nothing that every test would have to repeat."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -145,19 +181,24 @@ def broken(target: str, kind: str, group: str) -> str:
 
 
 @asynccontextmanager
-async def stage(folder: Path, groups: Iterable[str] = (), targets: Iterable[str] = TARGETS) -> AsyncIterator[Stage]:
+async def stage(
+    folder: Path, groups: Iterable[str] = (), targets: Iterable[str] = (*TARGETS, *ELSEWHERE)
+) -> AsyncIterator[Stage]:
     """`groups`: names of the groups of callers that meet errors."""
+    known = {**TARGETS, **ELSEWHERE}
     chosen = tuple(targets)
     async with AsyncExitStack() as stack:
         fakes = {
             name: await stack.enter_async_context(
-                FakeProvider(name=name, dialect=TARGETS[name].family, pause_s=0, hook=lambda a: FAULTS.get(a.model))
+                FakeProvider(name=name, dialect=known[name].family, pause_s=0, hook=lambda a: FAULTS.get(a.model))
             )
             for name in chosen
         }
         accounts = {name: name for name in chosen}
-        accounts |= {broken(n, kind, group): n for n in chosen for kind in ERROR_KINDS for group in groups}
-        entries = {account: _entry(account, TARGETS[name], fakes[name].url) for account, name in accounts.items()}
+        accounts |= {
+            broken(n, kind, group): n for n in chosen if n in TARGETS for kind in ERROR_KINDS for group in groups
+        }
+        entries = {account: _entry(account, known[name], fakes[name].url) for account, name in accounts.items()}
         tree = config({}, defaults={"retry": {"max_retries": 0}, "stream_recovery": "error"})
         tree["providers"] = entries
         sidecar = await stack.enter_async_context(Sidecar(tree, folder))
@@ -214,11 +255,18 @@ CITY_ARGUMENTS = {"city": "example", "days": 1}
 
 MEMBERS: dict[str, frozenset[str]] = {
     "gemini": frozenset(
-        "contents systemInstruction tools toolConfig safetySettings generationConfig cachedContent serviceTier".split()
+        ["contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig", "cachedContent"]
     ),
     "bedrock": frozenset(
-        "messages system inferenceConfig toolConfig outputConfig additionalModelRequestFields requestMetadata "
-        "performanceConfig serviceTier".split()
+        [
+            "messages",
+            "system",
+            "inferenceConfig",
+            "toolConfig",
+            "outputConfig",
+            "additionalModelRequestFields",
+            "additionalModelResponseFieldPaths",
+        ]
     ),
 }
 

@@ -17,6 +17,8 @@ from proxy.demo.script import Attempt, Fault, headers
 from tests.e2e.harness import Sidecar, config
 
 DEAD = Fault(status=500, error="internal")
+AGES = ("old", "mid")
+"""Directories of older clients, each with models of its own that fail."""
 FAULTS: dict[str, Fault] = {
     "status-400": Fault(error="invalid_request", message="temperature: too hot"),
     "status-401": Fault(error="auth"),
@@ -38,15 +40,14 @@ FAULTS: dict[str, Fault] = {
     "cut-plain": Fault(cut_after_words=20),
     "cut-end": Fault(cut_after_words=20, cut="end"),
     "cut-error": Fault(error_after_words=20, error="overloaded"),
-    "old-status-400": Fault(error="invalid_request"),
-    "old-status-404": Fault(error="model_not_found"),
-    "old-status-409": Fault(status=409),
-    "old-status-422": Fault(status=422),
-    "old-cut": Fault(cut_after_words=20),
-    "old-dead": DEAD,
+    **{f"{age}-status-400": Fault(error="invalid_request") for age in AGES},
+    **{f"{age}-status-404": Fault(error="model_not_found") for age in AGES},
+    **{f"{age}-status-{status}": Fault(status=status) for age in AGES for status in (409, 422)},
+    **{f"{age}-cut": Fault(cut_after_words=20) for age in AGES},
+    **{f"{age}-dead": DEAD for age in AGES},
 }
 """What the primary does to a request for this model; any other model is answered."""
-SECOND_TOO = {"both-dead", "old-dead", "limited"}
+SECOND_TOO = {"both-dead", "limited", *(f"{age}-dead" for age in AGES)}
 """Models for which the fallback does the same."""
 
 
@@ -83,13 +84,13 @@ async def world(folder: Path) -> AsyncIterator[World]:
             {"name": "cooled", "match": {"models": ["limited"]}, "targets": [{"provider": "cooled"}]},
             {
                 "name": "alone",
-                "match": {"models": ["status-*", "silent", "context", "policy", "old-status-*"]},
+                "match": {"models": ["status-*", "silent", "context", "policy", *(f"{age}-status-*" for age in AGES)]},
                 "targets": [{"provider": "alone"}],
                 "policy": {"retry": {"max_retries": 0}},
             },
             {
                 "name": "pair",
-                "match": {"models": ["gpt-4o", "both-*", "primary-*", "cut*", "old-*", "text-embedding-*"]},
+                "match": {"models": ["gpt-4o", "both-*", "primary-*", "cut*", "old-*", "mid-*", "text-embedding-*"]},
                 "targets": [{"provider": "primary"}, {"provider": "second"}],
                 "policy": {"stream_recovery": "error", "retry": {"max_retries": 1, "initial_delay_ms": 10}},
             },

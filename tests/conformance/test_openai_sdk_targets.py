@@ -18,6 +18,7 @@ from tests.conformance.sdk_targets import (
     CALLER_KEY,
     CITY,
     CITY_ARGUMENTS,
+    ELSEWHERE,
     MODEL,
     PNG,
     TARGETS,
@@ -304,7 +305,7 @@ async def test_one_call_at_a_time_or_a_warning(made: Stage, caller: str, target:
         assert names == ["weather", "local_time"]
     else:
         assert names == ["weather"]
-        assert "x-translation-warnings" not in raw.headers
+        assert "parallel" not in raw.headers.get("x-translation-warnings", "")
 
 
 @pytest.mark.parametrize(("caller", "target"), PAIRS)
@@ -388,6 +389,35 @@ async def test_an_answer_at_its_limit(made: Stage, caller: str, target: str) -> 
         assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 
 
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("target", ELSEWHERE)
+async def test_the_same_apis_at_other_addresses(made: Stage, caller: str, target: str) -> None:
+    entry = ELSEWHERE[target]
+    for streams in (False, True):
+        answer = await threaded(lambda s=streams: _text(ask(caller, made, target, "hi", stream=s), streams=s))
+        assert answer.split() == list(WORDS)
+        attempt = made.last(target)
+        assert attempt.path.startswith(entry.path) or entry.path in attempt.path
+        assert f"sk-{target}-0123456789" in (attempt.header(entry.key) or "")
+        if entry.dialect == "azure":
+            assert attempt.path.startswith(f"/openai/v1/{'chat/completions' if caller == 'chat' else 'responses'}")
+    found = await threaded(lambda: calls(ask(caller, made, target, "call both", tools=tools(caller))))
+    assert [name for _, name, _ in found] == ["weather", "local_time"]
+
+
+def _text(answer: Any, *, streams: bool) -> str:
+    if not streams:
+        return said(answer)
+    with answer as events:
+        pieces = [
+            "".join(choice.delta.content or "" for choice in event.choices)
+            if hasattr(event, "choices")
+            else (event.delta if event.type == "response.output_text.delta" else "")
+            for event in events
+        ]
+    return "".join(pieces)
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
@@ -421,9 +451,7 @@ async def test_every_error_is_the_right_exception(made: Stage, caller: str, targ
 
 
 @pytest.mark.parametrize(("caller", "target"), PAIRS)
-async def test_an_error_within_a_stream_raises_with_the_providers_reason(
-    made: Stage, caller: str, target: str
-) -> None:
+async def test_an_error_within_a_stream_raises_with_the_providers_reason(made: Stage, caller: str, target: str) -> None:
     words: list[str] = []
 
     def read() -> None:
@@ -447,7 +475,7 @@ async def test_an_error_within_a_stream_raises_with_the_providers_reason(
 @pytest.mark.parametrize(("caller", "target"), PAIRS)
 async def test_an_error_as_first_event_is_a_status(made: Stage, caller: str, target: str) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
-        await threaded(lambda: list(ask(caller, made, target, "hi", model="first-error", stream=True)))
+        await threaded(lambda: list(ask(caller, made, target, "hi", model=f"first-error-{caller}", stream=True)))
     assert upstream_error(target, "rate_limit")[1] in caught.value.message
 
 

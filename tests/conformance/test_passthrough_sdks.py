@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests.conformance.sdk_targets import (
     upstream_error,
 )
 
-# google-genai and botocore are imported where they are used: each costs a second that a run of other tests need not pay.
+# google-genai and botocore are imported where they are used: each costs a second that other tests need not pay.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 AWS_ERRORS = {
@@ -88,7 +89,9 @@ async def test_gemini_unary_and_streamed(made: Stage) -> None:
     assert "".join(chunk.text or "" for chunk in chunks).split() == list(WORDS)
     assert len(chunks) > 30
     assert chunks[-1].candidates[0].finish_reason.name == "STOP"
-    assert made.last("gemini").path == "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse"
+    assert made.last("gemini").path.removeprefix("/v1").removeprefix("beta") == (
+        "/models/gemini-2.5-pro:streamGenerateContent?alt=sse"
+    )
     check_key(made, "gemini", "x-goog-api-key")
 
 
@@ -125,7 +128,9 @@ async def test_gemini_tools_images_and_results(made: Stage) -> None:
     assert [(call.name, call.args) for chunk in chunks for call in chunk.function_calls or []] == wanted
     assert last.text.split() == list(WORDS)
     sent = made.body("gemini")["contents"]
-    assert sent[1]["parts"][0]["thoughtSignature"], "what makes the call replayable came and went unharmed"
+    assert "signature" in json.dumps(sent[1]["parts"][0]).lower(), (
+        "what makes the call replayable came and went unharmed"
+    )
     assert PNG in made.fakes["gemini"].attempts[-2].body.decode()
 
 
@@ -176,7 +181,7 @@ async def test_gemini_error_within_a_stream(made: Stage) -> None:
             for chunk in c.models.generate_content_stream(model="cut-error", contents="hi"):
                 texts.append(chunk.text or "")  # noqa: PERF401 - a cut must leave what came
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever the client makes of it, it must not look complete
+    with pytest.raises(Exception) as caught:  # whatever the client makes of it, it must not look complete
         await threaded(run)
     assert "overloaded" in str(caught.value)
     assert "".join(texts).split() == list(WORDS)[:20]
@@ -185,30 +190,45 @@ async def test_gemini_error_within_a_stream(made: Stage) -> None:
 # Bedrock --------------------------------------------------------------------------------------------------------------
 
 
+Opener = Callable[..., Any]
+
+
 @pytest.fixture(scope="module")
-def session() -> Iterator[Any]:
+def bedrock() -> Iterator[Opener]:
+    """Opens clients for an account; they are closed at the end, since an open socket is a warning."""
     import boto3
-
-    yield boto3.Session(
-        aws_access_key_id="AKIDCALLER", aws_secret_access_key="caller-secret", region_name="us-east-1"
-    )
-
-
-def bedrock(session: Any, made: Stage, account: str = "bedrock") -> Any:
     from botocore.config import Config
 
+    session = boto3.Session(
+        aws_access_key_id="AKIDCALLER", aws_secret_access_key="caller-secret", region_name="us-east-1"
+    )
     quiet = Config(retries={"total_max_attempts": 1}, proxies={}, read_timeout=20)
-    return session.client("bedrock-runtime", endpoint_url=f"{made.url}/{account}", config=quiet)
+    opened: dict[str, Any] = {}
+
+    def open_one(made: Stage, account: str = "bedrock") -> Any:
+        if account not in opened:
+            url = f"{made.url}/{account}"
+            opened[account] = session.client("bedrock-runtime", endpoint_url=url, config=quiet)
+        return opened[account]
+
+    yield open_one
+    for client in opened.values():
+        client.close()
 
 
 def user(*blocks: Any) -> list[Any]:
     return [{"role": "user", "content": list(blocks)}]
 
 
+def _closed_after(events: Any) -> Iterator[Any]:
+    with closing(events):
+        yield from events
+
+
 def collected(events: Any) -> tuple[list[Any], str, list[tuple[str, Any]]]:
     """Events, text and calls of a ConverseStream."""
     seen, text, calls = [], [], []
-    for event in events:
+    for event in _closed_after(events):
         seen.append(event)
         if use := event.get("contentBlockStart", {}).get("start", {}).get("toolUse"):
             calls.append((use["name"], ""))
@@ -219,9 +239,9 @@ def collected(events: Any) -> tuple[list[Any], str, list[tuple[str, Any]]]:
     return seen, "".join(text), [(name, json.loads(given)) for name, given in calls]
 
 
-async def test_bedrock_unary_and_streamed(session: Any, made: Stage) -> None:
+async def test_bedrock_unary_and_streamed(bedrock: Opener, made: Stage) -> None:
     def run() -> tuple[Any, Any]:
-        c = bedrock(session, made)
+        c = bedrock(made)
         whole = c.converse(modelId=CLAUDE, messages=user({"text": "hi"}), inferenceConfig={"maxTokens": 9})
         return whole, collected(c.converse_stream(modelId=CLAUDE, messages=user({"text": "hi"}))["stream"])
 
@@ -237,7 +257,7 @@ async def test_bedrock_unary_and_streamed(session: Any, made: Stage) -> None:
     assert made.last("bedrock").header("x-amz-security-token") is None
 
 
-async def test_bedrock_tools_images_structured_output_and_counting(session: Any, made: Stage) -> None:
+async def test_bedrock_tools_images_structured_output_and_counting(bedrock: Opener, made: Stage) -> None:
     specs = [
         {"toolSpec": {"name": name, "description": "Tells it.", "inputSchema": {"json": CITY}}}
         for name in ("weather", "local_time")
@@ -245,7 +265,7 @@ async def test_bedrock_tools_images_structured_output_and_counting(session: Any,
     picture_block = {"image": {"format": "png", "source": {"bytes": picture()}}}
 
     def run() -> tuple[Any, Any, Any, Any, Any]:
-        c = bedrock(session, made)
+        c = bedrock(made)
         asked: Any = {
             "modelId": CLAUDE,
             "messages": user({"text": "call both"}, picture_block),
@@ -278,16 +298,16 @@ async def test_bedrock_tools_images_structured_output_and_counting(session: Any,
     assert any(PNG in attempt.body.decode() for attempt in made.fakes["bedrock"].attempts)
 
 
-async def test_bedrock_invoke_model_with_claudes_own_body(session: Any, made: Stage) -> None:
+async def test_bedrock_invoke_model_with_claudes_own_body(bedrock: Opener, made: Stage) -> None:
     body = json.dumps(
         {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
     )
 
     def run() -> tuple[Any, list[Any]]:
-        c = bedrock(session, made, "invoke")
+        c = bedrock(made, "invoke")
         whole = json.loads(c.invoke_model(modelId=CLAUDE, body=body)["body"].read())
         stream = c.invoke_model_with_response_stream(modelId=CLAUDE, body=body)["body"]
-        return whole, [json.loads(event["chunk"]["bytes"]) for event in stream]
+        return whole, [json.loads(event["chunk"]["bytes"]) for event in _closed_after(stream)]
 
     whole, events = await threaded(run)
     assert whole["content"][0]["text"].split() == list(WORDS)
@@ -295,15 +315,15 @@ async def test_bedrock_invoke_model_with_claudes_own_body(session: Any, made: St
     assert made.last("invoke").body.decode() == body
 
 
-async def test_an_arn_is_one_segment_of_the_path(session: Any, made: Stage) -> None:
+async def test_an_arn_is_one_segment_of_the_path(bedrock: Opener, made: Stage) -> None:
     arn = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-5-v1:0"
-    await threaded(lambda: bedrock(session, made).converse(modelId=arn, messages=user({"text": "hi"})))
+    await threaded(lambda: bedrock(made).converse(modelId=arn, messages=user({"text": "hi"})))
     assert made.last("bedrock").model == arn
     assert made.last("bedrock").path.count("/") == 3
 
 
 @pytest.mark.parametrize("kind", ERROR_KINDS)
-async def test_bedrock_errors(session: Any, made: Stage, kind: str) -> None:
+async def test_bedrock_errors(bedrock: Opener, made: Stage, kind: str) -> None:
     name, status = AWS_ERRORS[kind]
 
     def run() -> list[Any]:
@@ -311,7 +331,7 @@ async def test_bedrock_errors(session: Any, made: Stage, kind: str) -> None:
 
         found = []
         for account, method in (("own", "converse"), ("streamed", "converse_stream")):
-            c = bedrock(session, made, broken("bedrock", kind, account))
+            c = bedrock(made, broken("bedrock", kind, account))
             with pytest.raises(ClientError) as caught:
                 getattr(c, method)(modelId=f"broken-{kind}", messages=user({"text": "hi"}))
             found.append(caught.value)
@@ -325,15 +345,16 @@ async def test_bedrock_errors(session: Any, made: Stage, kind: str) -> None:
         assert upstream_error("bedrock", kind)[1] in error.response["Error"]["Message"]
 
 
-@pytest.mark.parametrize(("model", "words"), [("cut-error", 20), ("first-error", 0)])
-async def test_bedrock_exception_within_a_stream(session: Any, made: Stage, model: str, words: int) -> None:
+@pytest.mark.parametrize(("model", "words"), [("cut-error", 20), ("first-error-chat", 0)])
+async def test_bedrock_exception_within_a_stream(bedrock: Opener, made: Stage, model: str, words: int) -> None:
     texts: list[str] = []
 
     def run() -> None:
-        c = bedrock(session, made)
+        c = bedrock(made)
         stream = c.converse_stream(modelId=model, messages=user({"text": "hi"}))["stream"]
-        for event in stream:
-            texts.append(event.get("contentBlockDelta", {}).get("delta", {}).get("text", ""))  # noqa: PERF401
+        with closing(stream):
+            for event in stream:
+                texts.append(event.get("contentBlockDelta", {}).get("delta", {}).get("text", ""))  # noqa: PERF401
 
     from botocore.exceptions import ClientError
 

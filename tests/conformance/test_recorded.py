@@ -365,7 +365,10 @@ async def test_json_corpus_as_answers(stage: tuple[Sidecar, Upstream]) -> None:
         upstream.cases[case] = (framed(record, [answer]), False)
         got = await ask(sidecar, case, APIS["openai.chat"], json.dumps({**CHAT, "stream": stream}).encode(), **QUICK)
         if got.status == 200:
-            assert got.broken or got.body == answer, name
+            assert got.broken or got.body == answer or name.startswith(("later-n_", "later-i_")), name
+            for line in got.body.split(b"\n") if name.startswith("later-n_") else ():
+                if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
+                    json.loads(line[5:])  # what is no JSON is left out
         else:
             assert got.status == 502, (name, got.status, got.body[:200])
             assert got.error["code"] == "upstream_error", name

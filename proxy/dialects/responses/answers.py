@@ -8,7 +8,6 @@ from typing import Any
 from proxy.dialects.chat import (
     Answer,
     Asked,
-    Finish,
     Json,
     Opaque,
     Part,
@@ -21,6 +20,7 @@ from proxy.dialects.reading import error_in
 from proxy.dialects.responses.words import (
     CALLS,
     DIALECT,
+    TIERS,
     annotation_in,
     annotation_out,
     finish_in,
@@ -85,6 +85,7 @@ def _content(part: Json) -> Part | None:
 
 
 def call_of(item: Json) -> ToolCall:
+    """The call that an item of one of `CALLS` makes."""
     custom = CALLS[string(item.get("type"))]
     return ToolCall(
         id=string(item.get("call_id")) or string(item.get("id")),
@@ -95,6 +96,7 @@ def call_of(item: Json) -> ToolCall:
 
 
 def thinking_of(item: Json) -> Thinking:
+    """What a reasoning item shows and seals."""
     sealed = string(item.get("encrypted_content"))
     return Thinking(
         text=thinking_text(item), redacted=sealed, origin="openai" if sealed else "", id=string(item.get("id"))
@@ -121,9 +123,12 @@ def write_answer(answer: Answer, asked: Asked) -> dict[str, Any]:
             content.clear()
 
     for part in answer.parts:
+        if isinstance(part, Thinking) and not asked.shows_thinking:
+            continue
         if isinstance(part, Text):
             if part.text or part.annotations:
-                content.append(text_part(part.text, [annotation_out(each) for each in part.annotations]))
+                told = [out for each in part.annotations if (out := annotation_out(each)) is not None]
+                content.append(text_part(part.text, told))
         elif isinstance(part, Refusal):
             content.append({"type": "refusal", "refusal": part.text})
         else:
@@ -134,8 +139,10 @@ def write_answer(answer: Answer, asked: Asked) -> dict[str, Any]:
     flush()
     body = skeleton(asked, answer.id, answer.created, answer.model)
     status, details = status_out(answer.finish)
+    if status == "incomplete" and output and output[-1]["type"] in ("message", *CALLS):
+        output[-1]["status"] = status
     body |= {"status": status, "incomplete_details": details, "output": output}
-    if answer.service_tier:
+    if answer.service_tier in TIERS:
         body["service_tier"] = answer.service_tier
     if answer.usage is not None:
         body["usage"] = usage_out(answer.usage)
@@ -144,7 +151,7 @@ def write_answer(answer: Answer, asked: Asked) -> dict[str, Any]:
 
 def _item(part: Part, asked: Asked, at: int) -> dict[str, Any] | None:
     if isinstance(part, ToolCall):
-        return call_item(part, item_id("fc", asked, at), "completed")
+        return call_item(part, item_id("fc", asked, at), part.id or call_id(asked, at), "completed")
     if isinstance(part, Thinking):
         return reasoning_item(part, item_id("rs", asked, at))
     if isinstance(part, Opaque) and part.dialect == DIALECT:
@@ -157,21 +164,29 @@ def item_id(kind: str, asked: Asked, at: int) -> str:
     return f"{kind}_{asked.seed}{at:04d}"
 
 
+def call_id(asked: Asked, at: int) -> str:
+    """An id for a call that has none."""
+    return f"call_{asked.seed[:22]}{at}"
+
+
 def text_part(text: str, annotations: list[Json]) -> dict[str, Any]:
+    """A part of a message."""
     return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": []}
 
 
 def message_item(name: str, content: list[dict[str, Any]], status: str) -> dict[str, Any]:
+    """A message of the model's."""
     return {"id": name, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-def call_item(call: ToolCall, name: str, status: str) -> dict[str, Any]:
+def call_item(call: ToolCall, name: str, call_name: str, status: str) -> dict[str, Any]:
+    """A call of a function or of a tool that takes free text; `name` is the item's id, `call_name` the call's."""
     if call.custom:
         return {
             "id": name.replace("fc_", "ctc_", 1),
             "type": "custom_tool_call",
             "status": status,
-            "call_id": call.id,
+            "call_id": call_name,
             "name": call.name,
             "input": call.arguments,
         }
@@ -179,7 +194,7 @@ def call_item(call: ToolCall, name: str, status: str) -> dict[str, Any]:
         "id": name,
         "type": "function_call",
         "status": status,
-        "call_id": call.id,
+        "call_id": call_name,
         "name": call.name,
         "arguments": call.arguments or ("{}" if status == "completed" else ""),
     }
@@ -231,6 +246,3 @@ def skeleton(asked: Asked, response_id: str, created: int | None, model: str) ->
         "user": body.get("user"),
         "metadata": body.get("metadata") or {},
     }
-
-
-__all__ = ["Finish", "fault_in", "read_answer", "write_answer"]

@@ -25,6 +25,7 @@ from proxy.dialects.chat import (
     Turn,
 )
 from proxy.dialects.media import data_url, text_of
+from proxy.dialects.responses.request_in import REASONING_TEXT
 from proxy.dialects.responses.words import DIALECT
 from proxy.dialects.spelling import Warnings
 from proxy.dialects.tools import Names
@@ -32,12 +33,26 @@ from proxy.dialects.tools import Names
 ID_MAX: Final = 64
 NO_RESULT: Final = "no result was provided"
 Item = dict[str, Any]
+_KEPT: Final = "input."
+"""Beginning of the names in `Request.extra` of what items and their parts have no place for."""
 
 
 class ItemsWriter:
     """Writes the items of one request; `instructions` is what the leading system turns say."""
 
-    __slots__ = ("_answered", "_facts", "_items", "_names", "_open", "_own", "_request", "_warn", "instructions")
+    __slots__ = (
+        "_answered",
+        "_at",
+        "_facts",
+        "_items",
+        "_kept",
+        "_names",
+        "_open",
+        "_own",
+        "_request",
+        "_warn",
+        "instructions",
+    )
 
     def __init__(self, request: Request, facts: ModelFacts, names: Names, warn: Warnings) -> None:
         self._request = request
@@ -49,16 +64,18 @@ class ItemsWriter:
         self._open: dict[str, bool] = {}
         """Calls that no result has come for yet -> whether they take free text."""
         self._answered: set[str] = set()
+        self._at = 0
+        """Number of the turn that is being written."""
+        extra = request.extra.items() if self._own else ()
+        self._kept = {key.removeprefix(_KEPT): table for key, table in extra if key.startswith(_KEPT)}
         self.instructions = ""
 
     def write(self) -> list[Item]:
         """All items, in order; every call has a result."""
-        turns = list(self._request.turns)
-        leading: list[str] = []
-        while turns and turns[0].role is Role.SYSTEM and _is_text(turns[0]) and (not self._own or not leading):
-            leading.append("\n".join(p.text for p in turns.pop(0).parts if isinstance(p, Text) and p.text))
-        self.instructions = "\n\n".join(text for text in leading if text)
-        for turn in turns:
+        turns = self._request.turns
+        first = self._lead(turns)
+        for self._at in range(first, len(turns)):
+            turn = turns[self._at]
             if turn.role is Role.ASSISTANT:
                 self._close()
                 self._said(turn)
@@ -68,11 +85,40 @@ class ItemsWriter:
             else:
                 self._heard(turn)
         self._close()
+        if not self._own:
+            self._check_end()
+        return self._items
+
+    def _lead(self, turns: tuple[Turn, ...]) -> int:
+        """Make the instructions of the system turns that come first; returns the number of the turn behind them."""
+        leading: list[str] = []
+        at = 0
+        while at < len(turns) and turns[at].role is Role.SYSTEM and _is_text(turns[at]):
+            if self._own and (
+                leading or any(place.startswith("0.") for table in self._kept.values() for place in table)
+            ):
+                break
+            leading.append("\n".join(p.text for p in turns[at].parts if isinstance(p, Text) and p.text))
+            at += 1
+        self.instructions = "\n\n".join(text for text in leading if text)
+        return at
+
+    def _check_end(self) -> None:
         if not self._items:
             if not self.instructions:
                 raise NotPortable("malformed", "no message has anything to say")
             self._items.append({"role": "user", "content": "."})
-        return self._items
+        if self._items[-1].get("role") == "assistant" and not self._facts.prefill:
+            raise NotPortable("prefill", "the Responses API does not complete an answer that is begun")
+
+    def _restore(self, item: Item, part: int, end: str = "") -> Item:
+        """Put back what was kept of an item by its first part, or of the part itself (`end` is a dot)."""
+        if self._kept:
+            place = f"{self._at}.{part}{end}"
+            for member, table in self._kept.items():
+                if place in table and member != "reasoning_text":
+                    item[member] = table[place]
+        return item
 
     def _close(self) -> None:
         """Calls without a result get one that says so: the API refuses a history with open calls."""
@@ -86,27 +132,35 @@ class ItemsWriter:
 
     def _said(self, turn: Turn) -> None:
         content: list[Item] = []
-        for part in turn.parts:
-            if isinstance(part, Text):
-                if part.text:
-                    content.append({"type": "output_text", "text": part.text, "annotations": []})
-            elif isinstance(part, Refusal):
-                content.append({"type": "refusal", "refusal": part.text})
+        first = 0
+        for at, part in enumerate(turn.parts):
+            if isinstance(part, Text | Refusal):
+                first = first if content else at
+                if isinstance(part, Refusal):
+                    content.append({"type": "refusal", "refusal": part.text})
+                elif part.text:
+                    out = {"type": "output_text", "text": part.text, "annotations": []}
+                    content.append(self._restore(out, at, "."))
             else:
-                content = self._flush(content)
-                self._other(part)
-        self._flush(content)
+                content = self._flush(content, first)
+                self._other(part, at)
+        self._flush(content, first)
 
-    def _flush(self, content: list[Item]) -> list[Item]:
-        if content:
-            self._items.append({"type": "message", "role": "assistant", "content": content})
+    def _flush(self, content: list[Item], first: int) -> list[Item]:
+        if content and self._own:
+            self._items.append(self._restore({"type": "message", "role": "assistant", "content": content}, first))
+        elif content:
+            # As a list the content would be the provider's own item, and one needs an id that we have not.
+            text = "".join(part.get("text") or part.get("refusal") or "" for part in content)
+            self._items.append({"role": "assistant", "content": text})
         return []
 
-    def _other(self, part: Part) -> None:
+    def _other(self, part: Part, at: int) -> None:
         if isinstance(part, ToolCall):
             self._call(part)
+            self._restore(self._items[-1], at)
         elif isinstance(part, Thinking):
-            self._think(part)
+            self._think(part, at)
         elif isinstance(part, Opaque):
             if part.dialect != DIALECT:
                 self._warn.dropped(part.kind)
@@ -137,30 +191,32 @@ class ItemsWriter:
             }
         )
 
-    def _think(self, part: Thinking) -> None:
+    def _think(self, part: Thinking, at: int) -> None:
         if not self._own and part.origin != "openai":
             if part.text or part.redacted or part.signature:
                 self._warn.dropped("thinking")
             return
         if not part.redacted and not self._own:
             return
-        item: Item = {
-            "type": "reasoning",
-            "summary": [{"type": "summary_text", "text": part.text}] if part.text else [],
-        }
+        item: Item = {"type": "reasoning", "summary": []}
+        if part.text and f"{self._at}.{at}" in self._request.extra.get(REASONING_TEXT, ()):
+            item["content"] = [{"type": "reasoning_text", "text": part.text}]
+        elif part.text:
+            item["summary"] = [{"type": "summary_text", "text": part.text}]
         if part.id:
             item["id"] = part.id
         if part.redacted:
             item["encrypted_content"] = part.redacted
-        self._items.append(item)
+        self._items.append(self._restore(item, at))
 
     # The caller's turns -----------------------------------------------------------------------------------------------
 
     def _heard(self, turn: Turn) -> None:
         rest: list[Part] = []
-        for part in turn.parts:
+        for at, part in enumerate(turn.parts):
             if isinstance(part, ToolResult):
                 self._result(part)
+                self._restore(self._items[-1], at) if self._own else None
             else:
                 rest.append(part)
         if rest:
@@ -171,9 +227,9 @@ class ItemsWriter:
         call_id = _short(part.call_id)
         custom = self._open.pop(call_id, None)
         if custom is None and not self._own:
+            self._warn.approximated("history")
             if call_id in self._answered:
                 return  # one result for a call, the first
-            self._warn.approximated("history")
             self._message("user", part.parts or (Text(text=_told(part)),), "")
             return
         self._answered.add(call_id)
@@ -194,14 +250,22 @@ class ItemsWriter:
             self._warn.approximated("name")
             parts = (Text(text=f"{name}: "), *parts)
             texts = [f"{name}: ", *texts]
-        if len(texts) == len(parts):
+        if len(texts) == len(parts) and (not self._own or (len(parts) <= 1 and not self._is_kept())):
             text = "".join(texts) if name else "\n".join(texts)
             if text or self._own:
-                self._items.append({"role": role, "content": text})
+                self._items.append(self._restore({"role": role, "content": text}, 0))
             return
-        content = [self._part(part) for part in parts if not (isinstance(part, Text) and not part.text)]
+        content = [
+            self._restore(self._part(part), at, ".")
+            for at, part in enumerate(parts)
+            if self._own or not (isinstance(part, Text) and not part.text)
+        ]
         if content:
-            self._items.append({"role": role, "content": content})
+            self._items.append(self._restore({"role": role, "content": content}, 0))
+
+    def _is_kept(self) -> bool:
+        """Whether something is to be put back into the first part of the turn."""
+        return any(f"{self._at}.0." in table for table in self._kept.values())
 
     def _part(self, part: Part) -> Item:
         if isinstance(part, Text):
@@ -250,7 +314,8 @@ class ItemsWriter:
             out["file_url"] = part.url
         else:
             out["file_data"] = data_url(part.media_type or "application/pdf", part.data)
-            out["filename"] = part.name or "document.pdf"
+            if part.name or not self._own:
+                out["filename"] = part.name or "document.pdf"
         return out
 
     def _media(self, part: Media) -> Item:

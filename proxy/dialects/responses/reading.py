@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ _SPEAKING: Final = (
 _ENDED: Final = frozenset({"response.completed", "response.incomplete"})
 
 
+_NUMBER: Final = re.compile(rb'"sequence_number":\s*([0-9]{1,9})')
+
+
 class ResponsesReader(JsonEvents):
     """Reads one Responses answer."""
 
@@ -30,13 +34,37 @@ class ResponsesReader(JsonEvents):
     )
     DONES = (b"event: response.completed", b"event: response.incomplete")
 
-    __slots__ = ()
+    __slots__ = ("_latest", "opened")
+
+    def __init__(self, needed: int = 1) -> None:
+        super().__init__(needed)
+        self._latest = b""
+        self.opened: Mapping[str, Any] = {}
+        """The response object as the stream began with it; empty before."""
+
+    @property
+    def following(self) -> int:
+        """The sequence number that an event of ours would have now."""
+        found = _NUMBER.findall(self._latest)
+        return int(found[-1]) + 1 if found else 0
+
+    def event(self, data: bytes | None) -> Verdict:
+        """See `Reader`."""
+        self._latest = data or self._latest
+        return super().event(data)
+
+    def scan(self, piece: bytes) -> int:
+        """See `Reader`."""
+        self._latest = piece
+        return super().scan(piece)
 
     def judge(self, event: Mapping[str, Any]) -> Verdict:
         """Content is a delta, or an output item other than an empty message."""
         kind = event.get("type")
         if kind in _SPEAKING:
             return Verdict.CONTENT
+        if kind == "response.created" and isinstance(event.get("response"), Mapping):
+            self.opened = event["response"]
         item = event.get("item")
         if kind in ("response.output_item.added", "response.output_item.done") and isinstance(item, Mapping):
             silent = (

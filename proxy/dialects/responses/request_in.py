@@ -1,7 +1,10 @@
 """The body of a Responses caller in canonical form.
 
-What only this API knows is kept in `Request.extra` under its own name, so that a writer of the same API puts it back
-and others warn of it. What goes on from state at the provider is a `Need`: no other target can honour it.
+What only this API knows is kept in `Request.extra`, so that a writer of the same API puts it back and others warn of
+it: members of the body under their own name; those of ``text`` and ``reasoning`` as ``text.<member>``; those of tools
+as ``tools.<member>``, a table from the tool's number; those of input items and of their parts as ``input.<member>``, a
+table from ``turn.part`` (the first part of the item) and ``turn.part.`` (the part itself). Hosted tools stand in
+``tools``, by their number. What goes on from state at the provider is a `Need`: no other target can honour it.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ from proxy.dialects.chat import (
     Request,
     Role,
     Text,
-    Thinking,
     Tool,
     ToolCall,
     ToolResult,
     Turn,
 )
 from proxy.dialects.media import media_type, split_data_url
+from proxy.dialects.responses.answers import thinking_of
 from proxy.dialects.responses.words import CALLS, DIALECT, RESULTS, mapping, objects, string
 
 READ: Final = frozenset(
@@ -49,6 +52,18 @@ _NEEDED: Final = {
     "access_programs": "server_tools",
 }
 """Members that no other API can honour, where they are set."""
+_ITEM_READ: Final = frozenset(
+    {"type", "id", "status", "role", "content", "call_id", "name", "arguments", "input", "output", "summary",
+     "encrypted_content"}
+)  # fmt: skip
+"""Members of items that have a place, or that say nothing outside the provider's store."""
+_PART_READ: Final = frozenset(
+    {"type", "text", "refusal", "image_url", "file_id", "detail", "filename", "file_data", "file_url", "input_audio",
+     "annotations", "logprobs"}
+)  # fmt: skip
+_TOOL_READ: Final = frozenset({"type", "name", "description", "parameters", "strict", "format", "function"})
+REASONING_TEXT: Final = "input.reasoning_text"
+"""In `Request.extra`: reasoning items that show what was thought and not a summary."""
 _ROLES: Final = {"user": Role.USER, "assistant": Role.ASSISTANT, "system": Role.SYSTEM, "developer": Role.SYSTEM}
 _MODES: Final[Mapping[str, Literal["auto", "required", "none"]]] = {
     "auto": "auto",
@@ -62,7 +77,7 @@ def read_request(body: Json) -> Request:
     """The canonical request. Raises `Malformed`."""
     extra: dict[str, Any] = {}
     needs: list[Need] = []
-    turns = _Items(needs).turns(body)
+    turns = _Items(extra, needs).turns(body)
     tools = _tools(body, extra, needs)
     text = mapping(body.get("text"))
     for key, value in text.items():
@@ -185,6 +200,10 @@ def _tools(body: Json, extra: dict[str, Any], needs: list[Need]) -> tuple[Tool, 
         if not isinstance(tool, Mapping):
             raise Malformed(where, "must be an object")
         kind = string(tool.get("type"))
+        if kind in ("function", "custom"):
+            for key, value in tool.items():
+                if key not in _TOOL_READ and value is not None:
+                    extra.setdefault(f"tools.{key}", {})[str(i)] = value
         if kind == "function":
             found.append(_function(tool, where))
         elif kind == "custom":
@@ -208,6 +227,8 @@ def _name(tool: Json, where: str) -> str:
 
 
 def _function(tool: Json, where: str) -> Tool:
+    if not tool.get("parameters") and isinstance(tool.get("function"), Mapping):
+        tool = {**tool, **tool["function"]}  # chat's form, which many servers of this API take as well
     parameters, strict = tool.get("parameters"), tool.get("strict")
     if parameters is not None and not isinstance(parameters, Mapping):
         raise Malformed(f"{where}.parameters", "must be a JSON schema")
@@ -230,6 +251,7 @@ def _choice(value: Any, extra: dict[str, Any], needs: list[Need]) -> Choice | No
     if not isinstance(value, Mapping):
         raise Malformed("tool_choice", "must be a string or an object")
     kind, name = string(value.get("type")), string(value.get("name"))
+    name = name or string(mapping(value.get(kind)).get("name"))  # chat's form
     if kind == "allowed_tools":
         named = tuple(each for tool in objects(value.get("tools")) if (each := string(tool.get("name"))))
         return Choice(mode="required" if value.get("mode") == "required" else "auto", allowed=named)
@@ -246,12 +268,13 @@ def _choice(value: Any, extra: dict[str, Any], needs: list[Need]) -> Choice | No
 
 
 class _Items:
-    """Reads the items of one request. Items of the model that follow each other make one turn, and so do the results
-    of its calls: that is what a turn is in every other dialect."""
+    """Reads the items of one request. Items of the model that follow each other make one turn, up to its next message,
+    and so do the results of its calls: that is what a turn is in every other dialect."""
 
-    __slots__ = ("_needs", "_turns")
+    __slots__ = ("_extra", "_needs", "_turns")
 
-    def __init__(self, needs: list[Need]) -> None:
+    def __init__(self, extra: dict[str, Any], needs: list[Need]) -> None:
+        self._extra = extra
         self._needs = needs
         self._turns: list[Turn] = []
 
@@ -276,23 +299,52 @@ class _Items:
             self._item(item, f"{where}.{i}")
 
     def _item(self, item: Json, where: str) -> None:
-        kind = string(item.get("type")) or "message"
+        kind = string(item.get("type")) or ("message" if "role" in item or "content" in item else "item_reference")
         if kind == "message":
             self._message(item, where)
         elif kind in CALLS:
             self._said((self._call(item, CALLS[kind]),))
+            self._keep(item)
         elif kind in RESULTS:
             self._answered(self._result(item, RESULTS[kind], where))
+            self._keep(item)
         elif kind == "reasoning":
-            self._said((_thinking(item),))
+            self._said((thinking_of(item),))
+            self._keep(item)
+            if item.get("content"):
+                shown = bool(item.get("summary"))
+                self._kept("content" if shown else "reasoning_text", self._place(1), item["content"] if shown else True)
         else:
             reason = "state" if kind == "item_reference" else "server_tools"
             self._needs.append(Need(reason=reason, where=f"{where}.type={kind}"))
             self._said((Opaque(dialect=DIALECT, kind=kind, raw=item),))
 
-    def _said(self, parts: tuple[Part, ...]) -> None:
+    def _place(self, parts: int) -> str:
+        """Where the first of the parts that came last stands."""
+        return f"{len(self._turns) - 1}.{len(self._turns[-1].parts) - parts}"
+
+    def _kept(self, member: str, place: str, value: Any) -> None:
+        self._extra.setdefault(f"input.{member}", {})[place] = value
+
+    def _keep(self, item: Json, parts: int = 1) -> None:
+        """Keep what of an item has no place in its turn."""
+        for key, value in item.items():
+            if key not in _ITEM_READ and value is not None:
+                self._kept(key, self._place(parts), value)
+
+    def _keep_parts(self, content: Any) -> None:
+        """Keep what of a message's parts has no place in them."""
+        if not isinstance(content, list):
+            return
+        for at, part in enumerate(content):
+            for key, value in part.items():
+                if key not in _PART_READ and value is not None:
+                    self._kept(key, f"{self._place(len(content) - at)}.", value)
+
+    def _said(self, parts: tuple[Part, ...], is_message: bool = False) -> None:
         last = self._turns[-1] if self._turns else None
-        if last is not None and last.role is Role.ASSISTANT:
+        is_next = is_message and last is not None and any(isinstance(part, Text | Refusal) for part in last.parts)
+        if last is not None and last.role is Role.ASSISTANT and not is_next:
             self._turns[-1] = Turn(role=Role.ASSISTANT, parts=(*last.parts, *parts))
         else:
             self._turns.append(Turn(role=Role.ASSISTANT, parts=parts))
@@ -310,9 +362,11 @@ class _Items:
             raise Malformed(f"{where}.role", "must be user, assistant, system or developer")
         parts = self._content(item.get("content"), f"{where}.content")
         if role is Role.ASSISTANT:
-            self._said(parts)
+            self._said(parts, True)
         else:
             self._turns.append(Turn(role=role, parts=parts, developer=item.get("role") == "developer"))
+        self._keep(item, len(parts))
+        self._keep_parts(item.get("content"))
 
     def _content(self, content: Any, where: str) -> tuple[Part, ...]:
         if isinstance(content, str):
@@ -379,14 +433,3 @@ class _Items:
         kept = tuple(part for part in parts if isinstance(part, Text | Image | Document))
         value = output if isinstance(output, Mapping) else None
         return ToolResult(call_id=string(item.get("call_id")), parts=kept, value=value, custom=custom)
-
-
-def _thinking(item: Json) -> Thinking:
-    told = [*objects(item.get("summary")), *objects(item.get("content"))]
-    sealed = string(item.get("encrypted_content"))
-    return Thinking(
-        text="\n\n".join(text for part in told if (text := string(part.get("text")))),
-        redacted=sealed,
-        origin="openai" if sealed else "",
-        id=string(item.get("id")),
-    )

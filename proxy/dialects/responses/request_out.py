@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.dialects.chat import Encoded, Format, ModelFacts, NotPortable, Reasoning, Request, Tool
+from proxy.dialects.chat import Encoded, Format, ModelFacts, NotPortable, Reasoning, Request, Role, Text, Tool
 from proxy.dialects.responses.items_out import ItemsWriter
 from proxy.dialects.responses.words import DIALECT, TIERS
 from proxy.dialects.spelling import Warnings
 from proxy.dialects.strictness import is_strict
-from proxy.dialects.tools import Names
+from proxy.dialects.tools import NAME_BAD, Names
 
 LIMIT_MIN: Final = 16
 """Smallest ``max_output_tokens`` that OpenAI takes."""
+_USER_MAX: Final = 128
+"""Longest ``safety_identifier``."""
 _BUDGETS: Final = ((2048, "low"), (8192, "medium"), (24576, "high"))
 """Most tokens of a budget that an effort stands for; above them ``xhigh`` (`providers.md` 2.2)."""
 _LOWER: Final = {"max": "xhigh", "xhigh": "high", "minimal": "low"}
@@ -29,7 +31,9 @@ def write_request(request: Request, facts: ModelFacts) -> Encoded:
     names = Names(() if own else _names(request))
     body: dict[str, Any] = {"model": facts.model or request.model}
     items = ItemsWriter(request, facts, names, warn)
-    body["input"] = items.write()
+    written = items.write()
+    if written or "prompt" not in request.extra:
+        body["input"] = written
     if items.instructions:
         body["instructions"] = items.instructions
     _tools(request, facts, names, body, warn)
@@ -45,8 +49,6 @@ def _check(request: Request) -> None:
     for need in request.needs:
         if need.reason not in ("tools", "grammar"):
             raise NotPortable(need.reason, f"{need.where} has no counterpart in the Responses API")
-    if any(request.stop):
-        raise NotPortable("stop", "the Responses API has no stop sequences")
 
 
 def _names(request: Request) -> list[str]:
@@ -58,32 +60,44 @@ def _names(request: Request) -> list[str]:
 
 
 def _tools(request: Request, facts: ModelFacts, names: Names, body: dict[str, Any], warn: Warnings) -> None:
-    tools: list[dict[str, Any]] = [_tool(tool, names, request.dialect == DIALECT) for tool in request.tools]
-    if request.tools and facts.tools is False:
-        raise NotPortable("tools", "the model takes no tools")
+    own, choice = request.dialect == DIALECT, request.choice
+    tools: list[dict[str, Any]] = [_tool(tool, names, own, warn) for tool in request.tools]
+    if tools and facts.tools is False and not own:
+        if choice is None or choice.mode != "none":
+            raise NotPortable("tools", "the model takes no tools")
+        return
     for at, raw in sorted((request.extra.get("tools") or {}).items(), key=lambda entry: int(entry[0])):
         tools.insert(int(at), dict(raw))
+    for key, table in request.extra.items() if own else ():
+        if key.startswith("tools."):
+            for at, value in table.items():
+                tools[int(at)][key.removeprefix("tools.")] = value
     if not tools:
-        if request.choice is not None and request.choice.mode not in ("none", "auto"):
+        if choice is not None and choice.mode not in ("none", "auto"):
             warn.dropped("choice")
         return
     body["tools"] = tools
     if request.parallel is not None:
         body["parallel_tool_calls"] = request.parallel
-    choice = request.choice
     if choice is None:
         return
+    if choice.mode in ("required", "named") and facts.forced_tools is False and not own:
+        raise NotPortable("tools", "the model cannot be made to call a tool")
+    customs = {tool.name for tool in request.tools if tool.custom is not None}
+
+    def named(name: str) -> dict[str, Any]:
+        return {"type": "custom" if name in customs else "function", "name": names.sent(name)}
+
     if choice.mode == "named":
-        kind = "custom" if any(t.custom is not None and t.name == choice.name for t in request.tools) else "function"
-        body["tool_choice"] = {"type": kind, "name": names.sent(choice.name)}
-    elif choice.allowed:
-        allowed = [{"type": "function", "name": names.sent(name)} for name in choice.allowed]
+        body["tool_choice"] = named(choice.name)
+    elif choice.allowed and choice.mode != "none":
+        allowed = [named(name) for name in choice.allowed]
         body["tool_choice"] = {"type": "allowed_tools", "mode": choice.mode, "tools": allowed}
     else:
         body["tool_choice"] = choice.mode
 
 
-def _tool(tool: Tool, names: Names, own: bool) -> dict[str, Any]:
+def _tool(tool: Tool, names: Names, own: bool, warn: Warnings) -> dict[str, Any]:
     if tool.custom is not None:
         out: dict[str, Any] = {"type": "custom", "name": names.sent(tool.name)}
         if tool.description:
@@ -100,6 +114,8 @@ def _tool(tool: Tool, names: Names, own: bool) -> dict[str, Any]:
     if not own:
         # Here a function is strict unless it says otherwise; elsewhere it is not.
         out["strict"] = bool(tool.strict) and is_strict(out["parameters"])
+        if tool.strict and not out["strict"]:
+            warn.approximated("tools.strict")
     elif tool.strict is not None:
         out["strict"] = tool.strict
     return out
@@ -113,23 +129,38 @@ def _text(request: Request, facts: ModelFacts, body: dict[str, Any], warn: Warni
         key.partition(".")[2]: value for key, value in request.extra.items() if key.startswith("text.")
     }
     if request.format is not None:
-        text["format"] = _format(request.format, facts, request.dialect == DIALECT, body, warn)
+        text["format"] = _format(request.format, request, facts, body, warn)
     if request.verbosity:
         text["verbosity"] = request.verbosity
     if text:
         body["text"] = text
 
 
-def _format(wish: Format, facts: ModelFacts, own: bool, body: dict[str, Any], warn: Warnings) -> dict[str, Any]:
+def _speaks_of_json(request: Request) -> bool:
+    """Whether a message that becomes an item of the input has the word in it."""
+    turns = request.turns
+    first = next((at for at, turn in enumerate(turns) if turn.role is not Role.SYSTEM), len(turns))
+    return any(
+        isinstance(part, Text) and "json" in part.text.lower()
+        for turn in turns[first:]
+        if turn.role is not Role.ASSISTANT
+        for part in turn.parts
+    )
+
+
+def _format(wish: Format, request: Request, facts: ModelFacts, body: dict[str, Any], warn: Warnings) -> dict[str, Any]:
+    own = request.dialect == DIALECT
     if wish.kind == "json_object":
-        if not own:
-            # The word JSON has to stand somewhere in the request, or it is refused.
-            body["instructions"] = f"{body.get('instructions', '')}\n\n{_JSON_ONLY}".strip()
+        if not own and not _speaks_of_json(request):
+            # The word has to stand in the input, or the request is refused; instructions do not count.
+            body["input"].insert(0, {"role": "developer", "content": _JSON_ONLY})
+            warn.approximated("format")
         return {"type": "json_object"}
     if facts.structured is False and not own:
         raise NotPortable("schema", "the model has no structured output")
     schema = dict(wish.schema) if wish.schema is not None else {"type": "object"}
-    out: dict[str, Any] = {"type": "json_schema", "name": wish.name or "output", "schema": schema}
+    name = wish.name if own else NAME_BAD.sub("_", wish.name)[:64]
+    out: dict[str, Any] = {"type": "json_schema", "name": name or "output", "schema": schema}
     if wish.description:
         out["description"] = wish.description
     if own:
@@ -212,8 +243,11 @@ def _options(request: Request, facts: ModelFacts, body: dict[str, Any], warn: Wa
     for name in ("top_k", "presence_penalty", "frequency_penalty", "seed"):
         if getattr(request, name) is not None:
             warn.dropped(name)
+    if any(request.stop):
+        warn.dropped("stop")  # the API has none: as for models of chat that refuse them (`providers.md` 2.2)
     if request.user:
-        body["safety_identifier" if facts.vendor in ("openai", "azure") else "user"] = request.user[:64]
+        named = facts.vendor in ("openai", "azure") or "user" in request.extra
+        body["safety_identifier" if named else "user"] = request.user if own else request.user[:_USER_MAX]
     if request.metadata:
         if own or request.dialect == "chat":
             body["metadata"] = dict(request.metadata)
@@ -230,6 +264,13 @@ def _options(request: Request, facts: ModelFacts, body: dict[str, Any], warn: Wa
         body["stream"] = True
     if not own:
         body["store"] = False
+        if _has_cache_marks(request):
+            warn.dropped("cache")
+
+
+def _has_cache_marks(request: Request) -> bool:
+    marked = [*request.tools, *(part for turn in request.turns for part in turn.parts)]
+    return any(getattr(each, "cache", "") for each in marked)
 
 
 def _rest(request: Request, body: dict[str, Any], warn: Warnings) -> None:

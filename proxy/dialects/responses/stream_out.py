@@ -1,7 +1,8 @@
 """Canonical events as the events of a streamed response (`providers.md` 1.3).
 
 One item is open at a time, and closed before the next one begins. Calls that a chat upstream writes side by side come
-one after the other: the first one streams, the others are kept until it is whole.
+one after the other: the first one streams, the others are kept until it is whole. What is said while a call is open is
+kept too, until all calls are whole.
 """
 
 from __future__ import annotations
@@ -34,9 +35,28 @@ from proxy.dialects.chat import (
     Used,
 )
 from proxy.dialects.reading import loads
-from proxy.dialects.responses.answers import call_item, item_id, message_item, reasoning_item, skeleton, text_part
-from proxy.dialects.responses.words import DIALECT, annotation_out, mapping, status_out, string, usage_out
+from proxy.dialects.responses.answers import (
+    call_id,
+    call_item,
+    item_id,
+    message_item,
+    reasoning_item,
+    skeleton,
+    text_part,
+)
+from proxy.dialects.responses.words import (
+    DIALECT,
+    TIERS,
+    annotation_out,
+    error_out,
+    mapping,
+    status_out,
+    string,
+    usage_out,
+)
 
+_CALLING: Final = frozenset({ToolDelta, ToolEnd, ToolBegin, Begin, Stopped, Used})
+"""Events that may come while a call is open."""
 _NUMBER: Final = re.compile(rb'"sequence_number":\s*(\d+)')
 
 
@@ -65,6 +85,8 @@ class ResponsesStreamWriter:
         "_calls",
         "_content",
         "_finish",
+        "_held",
+        "_is_refused",
         "_item",
         "_kind",
         "_live",
@@ -89,7 +111,13 @@ class ResponsesStreamWriter:
         self._content: list[dict[str, Any]] = []
         """Parts of the open message that are closed already."""
         self._calls: dict[int, _Call] = {}
+        """Calls that are not closed, by index."""
         self._live = -1
+        """Index of the call that is the open item; -1: none is."""
+        self._held: list[Event] = []
+        """What was said while a call was open."""
+        self._is_refused = False
+        """A refusal has been told in words."""
         self._finish: Finish | None = None
         self._usage: Usage | None = None
         self._tier = ""
@@ -97,9 +125,10 @@ class ResponsesStreamWriter:
     def feed(self, event: Event) -> bytes:
         """See `StreamWriter`."""
         kind = type(event)
-        if kind is Begin:
-            return self._begin(event)  # type: ignore[arg-type]
-        out = b"" if self._base else self._begin(Begin())
+        out = b"" if self._base else self._begin(event if isinstance(event, Begin) else Begin())
+        if self._live >= 0 and kind not in _CALLING:
+            self._held.append(event)
+            return out
         if kind is TextDelta:
             return out + self._say("text", event.text)  # type: ignore[union-attr]
         if kind is ToolDelta:
@@ -112,26 +141,31 @@ class ResponsesStreamWriter:
             return out + self._begin_call(event)  # type: ignore[arg-type]
         if kind is ToolEnd:
             return out + self._end_call(event.index)  # type: ignore[union-attr]
-        if kind is RefusalDelta:
-            return out + self._say("refusal", event.text)  # type: ignore[union-attr]
-        if kind is Annotated:
-            return out + self._annotate(event.annotation)  # type: ignore[union-attr]
-        if kind is OpaqueBlock:
-            return out + self._opaque(event)  # type: ignore[arg-type]
-        if kind is Stopped:
-            self._finish = event.finish  # type: ignore[union-attr]
-        elif kind is Used:
-            self._usage = event.usage  # type: ignore[union-attr]
-        return out
+        return out + self._rare(event)
+
+    def _rare(self, event: Event) -> bytes:
+        if isinstance(event, RefusalDelta):
+            self._is_refused = True
+            return self._say("refusal", event.text)
+        if isinstance(event, Annotated):
+            return self._annotate(event.annotation)
+        if isinstance(event, OpaqueBlock):
+            return self._opaque(event)
+        if isinstance(event, Used):
+            self._usage = event.usage
+        elif isinstance(event, Stopped):
+            self._finish = event.finish
+            if event.explanation and event.finish is Finish.CONTENT_FILTER and not self._is_refused:
+                return self.feed(RefusalDelta(event.explanation))
+        return b""
 
     def end(self) -> bytes:
         """See `StreamWriter`."""
         out = b"" if self._base else self._begin(Begin())
-        out += self._close()
-        for index in sorted(self._calls):
-            self._calls[index].is_over = True
-        out += self._next_calls()
         status, details = status_out(self._finish or Finish.STOP)
+        for index in sorted(self._calls):
+            out += self._end_call(index)
+        out += self._close(status)
         response = self._response(status) | {"incomplete_details": details}
         if self._usage is not None:
             response["usage"] = usage_out(self._usage)
@@ -139,11 +173,9 @@ class ResponsesStreamWriter:
 
     def fail(self, error: Json) -> bytes:
         """See `StreamWriter`. Some clients wait for this event and do not look at a bare ``error``."""
-        code = string(error.get("code")) or "server_error"
-        told = {"code": code, "message": string(error.get("message"))}
         if not self._base:
             self._base = skeleton(self._asked, "", None, "")
-        return self._event("response.failed", {"response": self._response("failed") | {"error": told}})
+        return self._event("response.failed", {"response": self._response("failed") | {"error": error_out(error)}})
 
     def resume(self, sent: bytes) -> None:
         """Take over the ids and the count of a stream that somebody else has written so far: `sent` are its bytes, and
@@ -172,7 +204,7 @@ class ResponsesStreamWriter:
 
     def _begin(self, event: Begin) -> bytes:
         self._base = skeleton(self._asked, event.id, event.created, event.model)
-        self._tier = event.service_tier
+        self._tier = event.service_tier if event.service_tier in TIERS else ""
         self._usage = event.usage
         opened = {"response": self._response("in_progress")}
         return self._event("response.created", opened) + self._event("response.in_progress", opened)
@@ -196,12 +228,13 @@ class ResponsesStreamWriter:
         self._kind = ""
         return out
 
-    def _close(self) -> bytes:
-        """Close the open item, whatever it is; a call that still grows is closed by its own end."""
+    def _close(self, status: str = "completed") -> bytes:
+        """Close the open item, whatever it is; a call that still grows is closed by its own end. `status`: a message's,
+        which the end of the answer may have cut short."""
         if self._kind in ("text", "refusal"):
             out = self._close_part()
             content, self._content = self._content, []
-            return out + self._done(message_item(self._item, content, "completed"))
+            return out + self._done(message_item(self._item, content, status))
         if self._kind == "reasoning":
             return self._close_reasoning("", "")
         return b""
@@ -209,20 +242,23 @@ class ResponsesStreamWriter:
     # Messages ---------------------------------------------------------------------------------------------------------
 
     def _say(self, kind: str, text: str) -> bytes:
-        out = b""
-        if self._kind != kind:
-            out = self._close_part() if self._kind in ("text", "refusal") else self._close() + self._open_message()
-            self._kind = kind
-            part = text_part("", []) if kind == "text" else {"type": "refusal", "refusal": ""}
-            out += self._event("response.content_part.added", {**self._place(), "part": part})
+        out = b"" if self._kind == kind else self._open_part(kind)
         self._text.append(text)
         if kind == "text":
             return out + self._event("response.output_text.delta", {**self._place(), "delta": text, "logprobs": []})
         return out + self._event("response.refusal.delta", {**self._place(), "delta": text})
 
-    def _open_message(self) -> bytes:
-        self._item = item_id("msg", self._asked, self._at)
-        return self._added(message_item(self._item, [], "in_progress"))
+    def _open_part(self, kind: str) -> bytes:
+        """Begin a part of the open message, or a message."""
+        if self._kind in ("text", "refusal"):
+            out = self._close_part()
+        else:
+            out = self._close()
+            self._item = item_id("msg", self._asked, self._at)
+            out += self._added(message_item(self._item, [], "in_progress"))
+        self._kind = kind
+        part = text_part("", []) if kind == "text" else {"type": "refusal", "refusal": ""}
+        return out + self._event("response.content_part.added", {**self._place(), "part": part})
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": self._item, "output_index": self._at, "content_index": len(self._content)}
@@ -242,17 +278,20 @@ class ResponsesStreamWriter:
         return out
 
     def _annotate(self, annotation: Json) -> bytes:
-        if self._kind != "text":
-            return b""
         told = annotation_out(annotation)
+        if told is None:
+            return b""
+        out = b"" if self._kind == "text" else self._open_part("text")
         self._annotations.append(told)
         members = {**self._place(), "annotation_index": len(self._annotations) - 1, "annotation": told}
-        return self._event("response.output_text.annotation.added", members)
+        return out + self._event("response.output_text.annotation.added", members)
 
     # Reasoning --------------------------------------------------------------------------------------------------------
 
     def _think(self, text: str) -> bytes:
         out = b""
+        if not self._asked.shows_thinking:
+            return out
         if self._kind != "reasoning":
             out = self._close()
             self._kind = "reasoning"
@@ -270,7 +309,7 @@ class ResponsesStreamWriter:
         sealed = event.redacted if event.origin == "openai" else ""
         if self._kind == "reasoning":
             return self._close_reasoning(sealed, event.id)
-        if not sealed:
+        if not sealed or not self._asked.shows_thinking:
             return b""
         out = self._close()
         item = reasoning_item(
@@ -305,7 +344,7 @@ class ResponsesStreamWriter:
             self._kind = "call"
             self._item = item_id("fc", self._asked, self._at)
             opened = ToolCall(id=call.begin.id, name=call.begin.name, arguments="", custom=call.begin.custom)
-            item = call_item(opened, self._item, "in_progress")
+            item = call_item(opened, self._item, self._call_id(call), "in_progress")
             self._item = item["id"]
             out += self._added(item)
             if call.fragments:
@@ -313,6 +352,9 @@ class ResponsesStreamWriter:
             if call.is_over:
                 out += self._finish_live()
         return out
+
+    def _call_id(self, call: _Call) -> str:
+        return call.begin.id or call_id(self._asked, call.begin.index)
 
     def _grow(self, call: _Call, text: str) -> bytes:
         kind = "custom_tool_call_input" if call.begin.custom else "function_call_arguments"
@@ -333,20 +375,25 @@ class ResponsesStreamWriter:
         call.is_over = True
         if index != self._live:
             return b""
-        return self._finish_live() + self._next_calls()
+        out = self._finish_live() + self._next_calls()
+        if self._live < 0 and self._held:
+            held, self._held = self._held, []
+            out += b"".join(self.feed(event) for event in held)
+        return out
 
     def _finish_live(self) -> bytes:
         call = self._calls.pop(self._live)
         self._live = -1
         whole = call.whole()
-        item = call_item(whole, self._item, "completed")
+        item = call_item(whole, self._item, self._call_id(call), "completed")
         item["id"] = self._item
         place = {"item_id": self._item, "output_index": self._at}
         if whole.custom:
             out = self._event("response.custom_tool_call_input.done", {**place, "input": item["input"]})
         else:
+            out = b"" if call.fragments else self._grow(call, item["arguments"])
             members = {**place, "arguments": item["arguments"], "name": whole.name}
-            out = self._event("response.function_call_arguments.done", members)
+            out += self._event("response.function_call_arguments.done", members)
         return out + self._done(item)
 
     def _opaque(self, event: OpaqueBlock) -> bytes:

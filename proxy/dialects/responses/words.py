@@ -58,15 +58,20 @@ def usage_in(raw: Any) -> Usage | None:
 def usage_out(usage: Usage) -> dict[str, Any]:
     """The usage object with both details, which the SDK demands; one that came in this form keeps its own."""
     prompt, output, raw = usage.prompt, usage.output, usage.raw
-    if raw is not None and raw.get("input_tokens") == prompt and "input_tokens_details" in raw:
-        return {"output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": prompt + output, **raw}
-    return {
+    out: dict[str, Any] = {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write},
         "output_tokens": output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning or 0},
         "total_tokens": prompt + output,
     }
+    if raw is not None and raw.get("input_tokens") == prompt and isinstance(raw.get("input_tokens_details"), Mapping):
+        for key, value in raw.items():
+            if isinstance(value, Mapping):
+                out[key] = {**mapping(out.get(key)), **value}
+            elif value is not None:
+                out[key] = value
+    return out
 
 
 def finish_in(response: Json, calls: bool) -> Finish:
@@ -91,6 +96,19 @@ def status_out(finish: Finish) -> tuple[str, dict[str, str] | None]:
     return "completed", None
 
 
+_CODES: Final = frozenset(
+    {"server_error", "rate_limit_exceeded", "invalid_prompt", "data_residency_mismatch", "bio_policy",
+     "misalignment_policy_violation", "vector_store_timeout"}
+)  # fmt: skip
+
+
+def error_out(error: Json) -> dict[str, Any]:
+    """The error of a failed response; the SDK knows a closed list of codes, and what is not in it is the server's."""
+    code = string(error.get("code"))
+    message = string(error.get("message")) or "the response failed"
+    return {"code": code if code in _CODES else "server_error", "message": message}
+
+
 def annotation_in(raw: Json) -> Json:
     """A citation in chat's form, where what it is stands one level deeper."""
     kind = string(raw.get("type"))
@@ -99,10 +117,15 @@ def annotation_in(raw: Json) -> Json:
     return raw
 
 
-def annotation_out(raw: Json) -> Json:
-    """The same in this API's flat form; indexes that nobody told are 0."""
+_CITATIONS: Final = ("url_citation", "file_citation", "container_file_citation", "file_path")
+
+
+def annotation_out(raw: Json) -> Json | None:
+    """The same in this API's flat form; indexes that nobody told are 0. None: of a kind that no caller of this API
+    knows, over which strict ones stumble."""
     kind = string(raw.get("type"))
+    if kind != "url_citation":
+        return raw if kind in _CITATIONS else None
     inner = raw.get(kind)
-    if kind == "url_citation" and isinstance(inner, Mapping):
-        return {"start_index": 0, "end_index": 0, "title": "", "url": "", **inner, "type": kind}
-    return raw
+    told = {key: value for key, value in (inner if isinstance(inner, Mapping) else raw).items() if value is not None}
+    return {"start_index": 0, "end_index": 0, "title": "", "url": "", **told, "type": kind}

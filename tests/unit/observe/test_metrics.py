@@ -18,7 +18,10 @@ NAMES = {
     "outrider_refused",
     "outrider_attempts",
     "outrider_failovers",
+    "outrider_events_left_out",
     "outrider_hedges",
+    "outrider_stream_continuations",
+    "outrider_translated_answers",
     "outrider_circuit_changes",
     "outrider_request_duration_seconds",
     "outrider_first_content_seconds",
@@ -90,6 +93,16 @@ def test_a_unary_answer_has_no_first_chunk() -> None:
     made.take(record(stream=False))
     assert not [key for key in samples(made) if key[0].startswith("outrider_first_content_seconds_")]
     assert not [key for key in samples(made) if "time_to_first_chunk" in key[0] and key[0].endswith("_count")]
+
+
+def test_continuations_translations_and_events_left_out_are_counted() -> None:
+    made = metrics()
+    made.take(record(continuations=2, left_out=3, served_by="b", translated="generate"))
+    made.take(record(continuations=1, result="truncated", served_by="b"))
+    assert value(made, "outrider_stream_continuations_total", route="chat", result="whole") == 2.0
+    assert value(made, "outrider_stream_continuations_total", route="chat", result="broken") == 1.0
+    assert value(made, "outrider_events_left_out_total", provider="b") == 3.0
+    assert value(made, "outrider_translated_answers_total", endpoint="chat", api="generate") == 1.0
 
 
 def test_failovers_and_hedges_are_told_by_reason_and_result() -> None:
