@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test check bench torture sdk lock clean
+.PHONY: help install run test check bench torture sdk image lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ torture: install sdk ## run the long tests with fresh random examples
 	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)
 
 sdk: .venv-sdk-old/.installed .venv-sdk-mid/.installed ## install the older majors of the SDKs, for PYTHONPATH=.venv-sdk-old
+
+image: ## build the image with docker, podman or buildah; ARGS=registry.example.com/outrider:0.1.0 names it
+	k8s/image.sh $(ARGS)
 
 # uv reads neither pip's configuration nor pip's variables, so it is told which index pip uses.
 lock: .venv/.python ## write the lock files again; ARGS=--upgrade moves to newer versions

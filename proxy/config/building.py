@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.base.outcome import ANY_ERROR, Class
-from proxy.config import apis, compiled, provider_checks, schema, validate
+from proxy.config import apis, compiled, provider_checks, rollout_checks, schema, validate
 from proxy.config.compiled import Config
 from proxy.config.model_data import ModelData
 from proxy.config.names import Loc, Node, walk
@@ -61,6 +61,7 @@ class Builder:
             log_level=log.level,  # type: ignore[arg-type]
             metrics=file.telemetry.metrics,
             chaos=file.chaos.enabled,
+            maintenance=rollout_checks.windows(file),
             store_path=file.store.path,
             files=tuple(dict.fromkeys(path for path in (*_ca_files(file), file.model_data.path) if path)),
         )
@@ -159,6 +160,10 @@ class Builder:
     def _routes(self, providers: Mapping[str, compiled.Provider]) -> list[compiled.Route]:
         everything = [schema.Target(provider=name) for name in providers]
         given = self._file.routes or [schema.Route(name="default")]
+        canaries = {
+            name: rollout_checks.settings(canary, rollout_checks.routes_by_name(self._file).get(name))
+            for name, canary in self._file.canary.items()
+        }
         return [
             compiled.Route(
                 name=route.name or f"route{index + 1}",
@@ -170,6 +175,7 @@ class Builder:
                 ),
                 balance=route.balance,  # type: ignore[arg-type]
                 policy=schema.flat(route.policy, stated_only=True),
+                canary=canaries.get(route.name or f"route{index + 1}"),
             )
             for index, route in enumerate(given)
         ]

@@ -3,8 +3,8 @@
 Everything that outlives a request is keyed by provider, model and credential, so the question is which of those names
 still mean the same thing:
 
-* A provider that **moved** (address, dialect, version of the API, whom it trusts) is another service: its targets are
-  forgotten, callers' keys included, and its connections are not used again.
+* A provider that **moved** (address, dialect, version of the API) is another service: its targets are forgotten,
+  callers' keys included, and its connections are not used again. With other **authorities** only the latter holds.
 * One with **another key** (another reference, or another text in the open) keeps what callers' own keys have shown and
   forgets what the sidecar's has. A file that is rotated in place is no change of the configuration.
 * A **model** that is called under another deployment, or by no name of this file any more, is forgotten.
@@ -21,9 +21,12 @@ from typing import Any, Final
 
 from proxy.base.target import Target
 from proxy.config.compiled import Config, Layer, Listen, Provider, Secret
+from proxy.config.validate import is_loopback
 
-ADDRESS: Final = ("dialect", "base_url", "api_version", "vendor", "tls_verify", "ca_file", "ca_digest")
+ADDRESS: Final = ("dialect", "base_url", "api_version", "vendor")
 """Fields of a provider that say which service it is."""
+CONNECTION: Final = ("tls_verify", "ca_file", "ca_digest", "anthropic_betas")
+"""Fields that belong to its connections and calls, and say nothing about the service."""
 TOLD_MAX: Final = 50
 """Changed keys that are told of one reload."""
 _LIVE_LISTEN: Final = frozenset({"auth_tokens", "insecure"})
@@ -70,9 +73,9 @@ def changes(old: Config, new: Config) -> Changes:
     """What `new` changes about `old`. Reads secrets, to compare those that stand in the open."""
     both = [(provider, new.providers[name]) for name, provider in old.providers.items() if name in new.providers]
     moved = {name for name in old.providers if name not in new.providers}
-    moved |= {was.name for was, now in both if any(getattr(was, field) != getattr(now, field) for field in ADDRESS)}
+    moved |= {was.name for was, now in both if not _alike(was, now, ADDRESS)}
     rekeyed = {was.name for was, now in both if not _same_credential(was, now)} - moved
-    kept = {was.name for was, now in both if was.anthropic_betas == now.anthropic_betas} - moved - rekeyed
+    kept = {was.name for was, now in both if _alike(was, now, CONNECTION)} - moved - rekeyed
     breakers = _breaker_layers(old) != _breaker_layers(new)
     secrets = [f"providers.{name}.api_key" for name in sorted(rekeyed)]
     told = dict.fromkeys([*secrets, *differing(old.redacted, new.redacted)])
@@ -108,11 +111,11 @@ def _same_credential(old: Provider, new: Provider) -> bool:
         (was.session_token, now.session_token),
     )
     plain = ("region", "service", "role_arn", "web_identity_token_file")
-    return (
-        old.identity == new.identity
-        and all(same_secret(a, b) for a, b in pairs)
-        and all(getattr(was, field) == getattr(now, field) for field in plain)
-    )
+    return old.identity == new.identity and _alike(was, now, plain) and all(same_secret(a, b) for a, b in pairs)
+
+
+def _alike(old: object, new: object, fields: tuple[str, ...]) -> bool:
+    return all(getattr(old, field) == getattr(new, field) for field in fields)
 
 
 def _models(both: list[tuple[Provider, Provider]]) -> Iterator[tuple[str, str]]:
@@ -165,12 +168,12 @@ def waiting(bound: Config, new: Config) -> tuple[str, ...]:
     return tuple(found)
 
 
-def tokens_in_force(bound: Listen, old: Listen, new: Listen, is_loopback: bool) -> tuple[Secret, ...]:
-    """Tokens that callers must show. `is_loopback`: the data port is bound to loopback.
+def tokens_in_force(bound: Listen, old: Listen, new: Listen) -> tuple[Secret, ...]:
+    """Tokens that callers must show, `bound` being what the ports were bound with.
 
     A file that moves the data port to loopback needs no tokens, but the port moves with the next start only: until
     then the old tokens stay, or the port would lie open to the network.
     """
-    if new.auth_tokens or is_loopback or new.insecure or bound.insecure:
+    if new.auth_tokens or is_loopback(bound.data_host) or new.insecure:
         return new.auth_tokens
     return old.auth_tokens

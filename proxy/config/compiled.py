@@ -16,7 +16,8 @@ from proxy.base.outcome import Class
 from proxy.dialects import models
 from proxy.dialects.facts import ModelFacts
 from proxy.engine.plan import Price, Tier
-from proxy.policy import breaker
+from proxy.policy import breaker, canary
+from proxy.policy.absence import Window
 from proxy.policy.window import ConsecutiveRule, RateRule
 
 Layer = Mapping[str, Any]
@@ -208,6 +209,8 @@ class Route:
     targets: tuple[RouteTarget, ...] = ()
     balance: Literal["priority", "weighted", "adaptive", "cheapest"] = "priority"
     policy: Layer = field(default_factory=dict)
+    canary: canary.Settings | None = None
+    """What is rolled out to a share of its requests; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +271,7 @@ class Config:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics: bool = True
     chaos: bool = False
+    maintenance: tuple[Window, ...] = ()
     store_path: str = ":memory:"
     files: tuple[str, ...] = ()
     """Other files that were read with this one: authorities, model data."""
@@ -275,6 +279,11 @@ class Config:
     """Things that do not stop the start: disabled providers, settings of this version without effect."""
     redacted: Mapping[str, Any] = field(default_factory=dict)
     """The effective file as a tree with every secret replaced, for `GET /config`."""
+
+    @property
+    def canaries(self) -> dict[str, canary.Settings]:
+        """Rollouts by route."""
+        return {route.name: route.canary for route in self.routes if route.canary is not None}
 
 
 def base_breaker(provider: Provider, layer: Layer) -> breaker.Settings:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import yaml
 
-from proxy.config import model_data, provider_checks, schema, validate
+from proxy.config import model_data, provider_checks, rollout_checks, schema, validate
 from proxy.config.building import Builder
 from proxy.config.compiled import Config
 from proxy.config.model_data import ModelData
@@ -70,6 +70,18 @@ def load_file(
         reason = getattr(exc, "strerror", None) or "not a usable path"
         return Loaded(config=None, errors=(Problem(file=path, message=f"cannot be read: {reason}"),))
     return _load(content, path, env, flags or {}, clock)
+
+
+def load_bytes(
+    content: bytes,
+    name: str,
+    env: Mapping[str, str],
+    *,
+    flags: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Loaded:
+    """As `load_file` for what was read already; `name` stands in the messages in place of the path."""
+    return _load(content, name, env, flags or {}, clock)
 
 
 def load_text(
@@ -119,7 +131,7 @@ def _load(
     except _Stop:
         return Loaded(config=None, errors=tuple(ordered(reading.errors)))
     config = Builder(file, reading, data, clock).config(hashlib.sha256(content).hexdigest())
-    for finding in (*validate.warnings(file), *provider_checks.warnings(file)):
+    for finding in (*validate.warnings(file), *provider_checks.warnings(file), *rollout_checks.warnings(file)):
         reading.tell(finding, reading.warnings)
     reading.warnings += odd_variables(env)
     told = tuple(ordered(reading.warnings))
@@ -301,7 +313,7 @@ def _check(reading: Reading) -> tuple[schema.File, ModelData]:
         file, findings = schema.check(_data(root))
     if file is not None:
         data, faults = _model_data(file)
-        own = provider_checks.errors(file)
+        own = (*provider_checks.errors(file), *rollout_checks.errors(file, known, complete))
         for finding in (*validate.errors(file, known, complete), *own, *_file_errors(file), *faults):
             reading.tell(finding, reading.errors)
     if reading.errors or file is None:
@@ -314,6 +326,18 @@ def _file_errors(file: schema.File) -> Iterator[Finding]:
     for name, provider in file.providers.items():
         if provider.ca_file and not os.access(provider.ca_file, os.R_OK):
             yield Finding(loc=("providers", name, "ca_file"), message="is no readable file", show=True)
+        elif provider.ca_file and not _holds_authorities(provider.ca_file):
+            yield Finding(loc=("providers", name, "ca_file"), message="holds no certificates in PEM form", show=True)
+
+
+def _holds_authorities(path: str) -> bool:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        return False
+    return True
 
 
 def _model_data(file: schema.File) -> tuple[ModelData, list[Finding]]:

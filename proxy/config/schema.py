@@ -20,6 +20,7 @@ from proxy.config.names import Loc
 from proxy.config.schema_breaker import Breaker
 from proxy.config.schema_provider import Capabilities as Capabilities
 from proxy.config.schema_provider import Provider as Provider
+from proxy.config.schema_rollout import Canary, Maintenance
 from proxy.config.section import Section
 from proxy.config.section import key as _key
 from proxy.config.section import section as _section
@@ -386,9 +387,13 @@ class File(Section):
     redis: Any = _key(None, _LATER)
     notify: Any = _key(None, _LATER)
     slo: Any = _key(None, _LATER)
-    maintenance: Any = _key(None, _LATER)
+    maintenance: Annotated[list[Maintenance], Field(max_length=256), BeforeValidator(_nothing_is_empty)] = _key(
+        [], "Announced windows in which targets are left out."
+    )
     classify: Any = _key(None, _LATER)
-    canary: Any = _key(None, _LATER)
+    canary: Annotated[
+        dict[Annotated[str, NAME], Canary], Field(max_length=256), BeforeValidator(lambda v: {} if v is None else v)
+    ] = _key({}, "Rollouts by the name of their route.")
     prices: Any = _key(None, _LATER)
 
 

@@ -166,7 +166,7 @@ REASONINGS: Final = ("none", "effort", "budget", "adaptive", "level", "always")
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 FAMILIES: Final = ("failover", "retry", "circuit_breaker", "hedging", "degraded", "cache", "timeout", "explain")
 JITTERS: Final = ("full", "equal", "decorrelated", "none")
-TAKEN: Final = ("redis", "notify", "slo", "maintenance", "classify", "canary", "prices")
+TAKEN: Final = ("redis", "notify", "slo", "classify", "prices")
 """Sections of later versions: any content is accepted, and none has an effect."""
 RESERVED: Final = ("v1", "chat", "responses", "embeddings", "models", "messages", "dashboard")
 """First path segments of our own endpoints, which ``/{provider}/...`` must not hide."""
@@ -485,7 +485,6 @@ def warnings(file: File) -> Iterator[Finding]:
     unused = {
         ("health", "probe"): file.health.probe != "off",
         ("store", "path"): file.store.path != ":memory:",
-        ("chaos", "enabled"): file.chaos.enabled,
         ("telemetry", "traces", "enabled"): file.telemetry.traces.enabled,
     }
     yield from (Finding(loc=loc, message=UNUSED) for loc, stated in unused.items() if stated)

@@ -177,6 +177,7 @@ def remaining(planned: Planned, machine: Attempts, outcome: Outcome, used: int) 
         plan=replace(
             plan,
             candidates=candidates,
+            lead=0,
             skipped=(),
             max_attempts=most,
             hedge=replace(plan.hedge, enabled=False, rescue=False),

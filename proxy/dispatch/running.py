@@ -32,6 +32,7 @@ from proxy.engine.messages import (
     Timer,
 )
 from proxy.upstream.call import NEVER, Call
+from proxy.upstream.grants import AwsKeys
 from proxy.upstream.pump import Asked, Pump
 
 HELD_SHARE: Final = 8
@@ -46,6 +47,7 @@ class Running:
         "_assembles",
         "_committed",
         "_crash",
+        "_dials",
         "_finished",
         "_given_up",
         "_handle",
@@ -58,6 +60,7 @@ class Running:
         "_planned",
         "_pumps",
         "_room",
+        "_sent",
         "_timers",
         "_waiter",
     )
@@ -83,6 +86,9 @@ class Running:
         self._assembles = assembles
         self._is_head = is_head
         self._pumps: list[Pump] = []
+        self._dials: list[Dial] = []
+        self._sent: dict[int, AwsKeys | str | None] = {}
+        """The sidecar's credential as the attempt was sent with it, by number; gone once it was sent again."""
         self._timers: dict[Timer, float] = {}
         self._handle: asyncio.TimerHandle | None = None
         self._handle_at = NEVER
@@ -167,6 +173,29 @@ class Running:
             self._wake()
 
     def _dial(self, command: Dial) -> None:
+        if self._planned.keys[command.candidate] == "sidecar":
+            self._sent[command.attempt] = self._outgoing.upstream(command.candidate).secret()
+        self._dials.append(command)
+        self._pumps.append(self._send(command))
+
+    def _sent_again(self, n: int) -> bool:
+        """Send a refused attempt once more when the sidecar's credential has been rotated since it was sent.
+
+        Like the resend on a connection that died while it was idle, this says nothing about the target: it is no
+        attempt of its own, costs no budget, and no breaker or cool-down hears of the refusal.
+        """
+        if n not in self._sent or self._finished:
+            return False
+        sent, dial = self._sent.pop(n), self._dials[n]
+        if not self._outgoing.upstream(dial.candidate).is_renewed(sent):
+            return False
+        self._room.cluster.forgive(self._plan.candidates[dial.candidate].target.provider)
+        self._pumps[n] = self._send(dial)
+        self._arm()
+        return True
+
+    def _send(self, command: Dial) -> Pump:
+        """One call on its way."""
         plan = self._plan
         candidate = plan.candidates[command.candidate]
         timers = plan.timers
@@ -181,7 +210,6 @@ class Running:
         index, outgoing = command.candidate, self._outgoing
         body = outgoing.body(index)
         pump = Pump(command.attempt, self, outgoing.reader(index), asked, outgoing.translator(index))
-        self._pumps.append(pump)
         unary = self._asked != "stream" and not self._assembles
         pump.call = call = Call(
             outgoing.upstream(index).connector,
@@ -198,6 +226,7 @@ class Running:
             with_body=not self._is_head,
         )
         call.start()
+        return pump
 
     # What the pumps tell ----------------------------------------------------------------------------------------------
 
@@ -216,6 +245,8 @@ class Running:
     def finished(self, n: int, outcome: Outcome) -> None:
         pump = self._pumps[n]
         if outcome.cls is Class.AUTH and not pump.caller_key:
+            if self._sent_again(n):
+                return
             self._outgoing.upstream(self._machine.attempts[n].index).refused()
         if outcome.group is Group.GOOD or pump is not self._committed:
             self._feed(Finished(n, outcome))

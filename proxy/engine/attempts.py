@@ -184,6 +184,11 @@ class Attempts:
         state = self._cluster.state(self._plan.candidates[0], now)
         return max(state.cooling_s(now), state.breaker.retry_after_s(now, self._plan.overlay))
 
+    def is_forced(self, name: str, now: float) -> bool:
+        """Whether an operator has decided about the circuit of this candidate of the chain."""
+        found = (c for c in self._plan.candidates if c.name == name)
+        return any(self._cluster.state(c, now).breaker.view(now)["forced"] != "none" for c in found)
+
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """(target, reason) of every candidate that was left out, in the order of the decisions."""
@@ -297,7 +302,7 @@ class Attempts:
             out.append(SetTimer(Timer.HEDGE, None))
         wait = self._retry_wait(attempt, outcome, now)
         if wait is None:
-            self._move_on(outcome, now, out)
+            self._move_on(self._cause(attempt), now, out)
         elif wait <= 0.0:
             self._backing_off = attempt
             self._retry(now, out)
@@ -337,9 +342,14 @@ class Attempts:
             attempt.state.budget.refund(paid, now)
             if chosen is not None:
                 self._chooser.give_back(chosen, now)
-            self._move_on(attempt.outcome, now, out)
+            self._move_on(self._cause(attempt), now, out)
             return
         self._dial(chosen, "retry", now, out)
+
+    def _cause(self, attempt: Attempt) -> Outcome | None:
+        """What the next target's trigger is asked about. A canary's failure opens the way to all that the request would
+        have had without it: the first of them takes it as if nothing had been tried."""
+        return None if attempt.index < self._plan.lead else attempt.outcome
 
     def _stop_waiting(self, now: float, out: list[Command]) -> None:
         attempt = self._backing_off
@@ -511,7 +521,9 @@ class Attempts:
         told: float | None = None
         if outcome is None:
             # By place in the chain, not by time: which of two hedged attempts failed first is chance.
-            failed = sorted(self._failures, key=lambda a: (a.index, a.n))
+            # A canary's failure is told only where there is no other.
+            own = [a for a in self._failures if a.index >= self._plan.lead]
+            failed = sorted(own or self._failures, key=lambda a: (a.index, a.n))
             outcome = best_failure([a.outcome for a in failed if a.outcome is not None])
             told = self._chooser.soonest_s(now)
             if outcome is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from proxy.base.outcome import Class, Outcome
+from proxy.base.outcome import TRIGGER_CLASSES, Class, Outcome
 from proxy.engine.cluster import Cluster, TargetState
 from proxy.engine.plan import Candidate, Plan, Tier
 from proxy.policy import balance
@@ -36,6 +36,13 @@ _RANK: Final = {cls: rank for rank, classes in enumerate(TELLING) for cls in cla
 
 FULL: Final = frozenset({Class.CIRCUIT_OPEN, Class.MODEL_OVERLOADED, Class.RATE_LIMIT})
 """Causes a full concurrency limit stands for when triggers are asked."""
+
+ABSENT: Final = TRIGGER_CLASSES - {Class.CONTEXT_LENGTH}
+"""Causes that a target stands for which an operator has taken out: whoever comes next may go on, whatever it is meant
+for, but for targets that are there for long prompts only."""
+
+LEAD: Final = -1
+"""Rank of a canary: before every tier."""
 
 NOBODY_BARRED: Final[Mapping[int, str]] = {}
 
@@ -141,6 +148,8 @@ class Chooser:
     def _rank(self, index: int, now: float) -> tuple[int, float]:
         """Tier, and within the emergency tier the fastest first."""
         candidate = self._plan.candidates[index]
+        if index < self._plan.lead:
+            return LEAD, 0.0
         if candidate.tier is not Tier.EMERGENCY:
             return candidate.tier, 0.0
         return candidate.tier, self._cluster.state(candidate, now).latency.p(0.5, self._key, now) or 1.0
@@ -151,9 +160,8 @@ class Chooser:
             candidate = self._plan.candidates[index]
             state = self._cluster.state(candidate, now)
             price = None if candidate.price is None else candidate.price.input + candidate.price.output
-            entries.append(
-                balance.Entry(index, candidate.tier, candidate.weight, price, state.load, state.limiter.inflight)
-            )
+            tier = candidate.tier if index >= self._plan.lead else LEAD - self._plan.lead + index
+            entries.append(balance.Entry(index, tier, candidate.weight, price, state.load, state.limiter.inflight))
         return balance.arrange(self._plan.balance, entries, self._rng, now)
 
     def _without_slow(self, order: Sequence[int], now: float) -> Sequence[int]:
@@ -183,8 +191,10 @@ class Chooser:
 
     def has_next(self, index: int, cls: Class = Class.TIMEOUT) -> bool:
         """Whether a target other than `index` is untried and open to a failure of class `cls` of this one."""
-        candidates = self._plan.candidates
-        return any(i not in self._taken and i != index and cls in candidates[i].trigger for i in self._order)
+        candidates, is_open = self._plan.candidates, index < self._plan.lead
+        return any(
+            i not in self._taken and i != index and (is_open or cls in candidates[i].trigger) for i in self._order
+        )
 
     def next(self, failure: Outcome | None, deadline: float, now: float) -> Chosen | None:
         """The first untried candidate that the latest failure may go to and that admits the request."""
@@ -253,6 +263,8 @@ class Chooser:
     def _admit(self, index: int, now: float, ignore_exclusion: bool = False, panic: bool = False) -> Chosen | None:
         candidate = self._plan.candidates[index]
         state = self._cluster.state(candidate, now)
+        if self._cluster.absences and self._is_absent(index, state, now):
+            return None
         if state.cooling_s(now) > 0.0:
             reason = state.cooling_reason(now)
             if index == 0 and not self.primary_refusal:
@@ -290,6 +302,17 @@ class Chooser:
         self._taken.add(index)
         self.skipped.pop(candidate.name, None)
         return Chosen(index, state, answer)
+
+    def _is_absent(self, index: int, state: TargetState, now: float) -> bool:
+        """Whether an operator has taken the target out; if so it is told."""
+        found = self._cluster.absence(state.target, self._plan.route, now)
+        if found is None:
+            return False
+        if index == 0 and not self.primary_refusal:
+            self.primary_state = state.breaker.peek(now, self._plan.overlay)
+            self.primary_refusal = "maintenance"
+        self._refused(index, found.reason, ABSENT)
+        return True
 
     def _refused(self, index: int, reason: str, causes: frozenset[Class]) -> None:
         self.skipped[self._plan.candidates[index].name] = reason
@@ -343,6 +366,8 @@ class Chooser:
         for index in self._order:
             state = self._cluster.state(self._plan.candidates[index], now)
             wait = max(state.cooling_s(now), state.breaker.retry_after_s(now, self._plan.overlay))
+            if self._cluster.absences and (found := self._cluster.absence(state.target, self._plan.route, now)):
+                wait = max(wait, found.until - now)
             if wait <= 0.0:
                 return 1.0 if self.skipped.get(self._plan.candidates[index].name) == "max_concurrency" else None
             waits.append(wait)

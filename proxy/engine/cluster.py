@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.base.outcome import Class, Group, Outcome
 from proxy.base.target import Target
 from proxy.engine.plan import Candidate
 from proxy.policy import hedge
+from proxy.policy.absence import Absence
 from proxy.policy.balance import Load
-from proxy.policy.breaker import Breaker, Change, Permit
+from proxy.policy.breaker import Breaker, Change, Forced, Permit
 from proxy.policy.budget import Budget
 from proxy.policy.cooldown import Cooldown
 from proxy.policy.latency import Latency, LatencyKey
@@ -28,6 +30,8 @@ SLOW_LINE_MIN_S = hedge.FLOOR_S
 detector would send its callers away for it (`resilience.md` 3.6 names no floor; that of 3.8 serves)."""
 OF_CREDENTIAL = frozenset({Class.AUTH.value, Class.PERMISSION.value, Class.QUOTA_EXCEEDED.value})
 """Reasons of a cool-down that end with the credential they were told about."""
+FORCED_MAX: Final = 256
+"""Names whose circuit an operator has forced at the same time."""
 OUT_S = 300.0
 """A refused credential, missing right or unknown model takes its target out for this long (`resilience.md` 3.3)."""
 
@@ -123,6 +127,9 @@ class Cluster:
         self._credentials: dict[tuple[str, str], Cooldown] = {}
         self._stale: set[Target] = set()
         """Targets whose settings have changed since their state was made."""
+        self._forced: dict[str, tuple[Forced, float]] = {}
+        self.absences: tuple[Absence, ...] = ()
+        """What an operator has taken out at present."""
         self.hedges = hedge.HedgeBudget()
         self.evicted = 0
 
@@ -150,6 +157,10 @@ class Cluster:
             self._evict(now)
         self._states[target] = made
         self._credentials[key] = shared
+        for name in (target.provider, target.name):
+            if name in self._forced:
+                mode, until = self._forced[name]
+                made.breaker.force(mode, until, now)
         return made
 
     def _evict(self, now: float) -> None:
@@ -202,6 +213,31 @@ class Cluster:
                 for cooldown in (state.cooldown, state.credential_cooldown):
                     if cooldown.reason in OF_CREDENTIAL:
                         cooldown.clear()
+
+    # What operators decide.
+
+    def absence(self, target: Target, route: str, now: float) -> Absence | None:
+        """Why requests of `route` may not go to `target`; None: they may."""
+        return next((a for a in self.absences if a.until > now and a.covers(target, route)), None)
+
+    def force(self, name: str, mode: Forced, until: float, now: float) -> bool:
+        """Force the circuits of a target (provider/model) or of all targets of a provider, for callers' own keys too.
+
+        `Forced.NONE` gives them back to their machines. Targets that are first used later are forced as well, until the
+        monotonic time `until`. False: too many names are forced at the same time.
+        """
+        kept = {n: entry for n, entry in self._forced.items() if entry[1] > now and n != name}
+        if "/" not in name:  # the latest word about a provider is about all its targets
+            kept = {n: entry for n, entry in kept.items() if not n.startswith(f"{name}/")}
+        if mode is not Forced.NONE:
+            if len(kept) >= FORCED_MAX:
+                return False
+            kept[name] = mode, until
+        self._forced = kept
+        for state in self._states.values():
+            if name in (state.target.provider, state.target.name):
+                state.breaker.force(mode, until, now)
+        return True
 
     # Effects of an attempt's life. Each is called exactly once per attempt by the engine.
 

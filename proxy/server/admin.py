@@ -24,6 +24,7 @@ from proxy.base.exchange import Inbound
 from proxy.dialects.errors import problem
 from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.protocol import DataServer
+from proxy.server.reload import Report, answer
 from proxy.server.reply import Headers, Reply
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class AdminState:
     """Leave, as SIGTERM would."""
     drain: Callable[[], None]
     """Turn readiness off and go on serving, for whoever moves traffic away by hand."""
+    reload: Callable[[], Awaitable[Report]] | None = None
+    """Read the file again, now. None: the configuration came from no file."""
 
 
 Route = Callable[[Inbound], Awaitable[tuple[int, Headers, bytes]]]
@@ -109,6 +112,7 @@ class Admin:
         self._dangerous: dict[str, Route] = {
             "/quitquitquit": self._quit,
             "/drain": self._drain,
+            "/reload": self._reload,
             **(dangerous or {}),
         }
 
@@ -160,6 +164,21 @@ class Admin:
     async def _drain(self, _: Inbound) -> tuple[int, Headers, bytes]:
         self._state.drain()
         return _json({"status": "draining"})
+
+
+    async def _reload(self, _: Inbound) -> tuple[int, Headers, bytes]:
+        if self._state.reload is None:
+            return problem("problem", 400, code="no_file", message="the configuration came from no file")
+        report = await self._state.reload()
+        if report.errors:
+            return problem(
+                "problem",
+                400,
+                code=f"configuration_{report.result}",
+                message="the configuration in force stays in force",
+                extra={"errors": report.errors},
+            )
+        return _json(answer(report))
 
 
 _NO_STORE: Final = ("Cache-Control", "no-store")

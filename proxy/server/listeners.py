@@ -1,12 +1,14 @@
 """Binding the two ports, and leaving them in good order.
 
-Both families are bound as separate sockets, since a socket on ``::`` made by asyncio is IPv6 only. IPv6 may be missing
-altogether: then IPv4 is enough. A port that is taken is never tolerated silently, and the error says what changes it.
+Both families are bound as separate sockets, since a socket on ``::`` made by asyncio is IPv6 only. Either may be missing
+altogether: then the other is enough. A port that is taken is never tolerated silently, and the error says what changes
+it.
 
-Leaving has two clocks. `lame_duck_s` keeps accepting while readiness is already off, for callers that do not watch it
-(a plain container gets its SIGTERM together with the app that still needs it). Then nothing new is accepted, idle
-connections are closed, every answer says ``Connection: close``, and what runs has `timeout_s` to end before it is
-cancelled and told so. The admin port stays until the very end.
+Leaving has two parts. `linger` serves on while readiness is already off: a plain container gets its SIGTERM together
+with the app, which still needs it. Nobody tells when the app has gone, and other processes of the pod cannot be seen,
+but their connections can: the kernel closes those of a process that ends, and an app that lives and calls models holds
+some. Then `drain`: nothing new is accepted, idle connections are closed, every answer says ``Connection: close``, and
+what runs has `timeout_s` to end before it is cancelled and told so. The admin port stays until the very end.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ BACKLOG: Final = 1024
 """Connections the kernel holds until we accept them; a burst of 1,000 callers must not meet a refused connect."""
 ACCEPT_BATCH: Final = 16
 """Connections accepted in one turn of the loop: a burst must not keep `/livez` waiting."""
+LINGER_LOOK_S: Final = 0.25
+LINGER_LOOK_MIN_S: Final = 0.01
+"""How often a lingering process looks whether anybody is connected."""
 CANCEL_GRACE_S: Final = 0.5
 """How long cancelled requests have for their last words."""
 
@@ -72,11 +77,22 @@ class Listeners:
         """End a running `drain` now (a second signal)."""
         self._leave_now.set()
 
-    async def drain(self, timeout_s: float, *, lame_duck_s: float = 0.0) -> int:
+    async def linger(self, most_s: float, idle_s: float, enough: asyncio.Event) -> None:
+        """Serve on, unready, until nobody has been connected for `idle_s`, or `enough` is set; at most for `most_s`."""
+        self.draining = True
+        data = self._data
+        began = now = data.clock()
+        while now - began < most_s and not (enough.is_set() or self._leave_now.is_set()):
+            quiet_s = 0.0 if data.connection_count else now - max(began, data.left_at)
+            if not data.connection_count and quiet_s >= idle_s:
+                return
+            left_s = min(most_s - (now - began), idle_s - quiet_s, LINGER_LOOK_S)
+            await _wait_any((enough, self._leave_now), max(left_s, LINGER_LOOK_MIN_S))
+            now = data.clock()
+
+    async def drain(self, timeout_s: float) -> int:
         """Stop the data port as the essay above says; the number of requests that had to be cancelled."""
         self.draining = True
-        if lame_duck_s > 0:
-            await _wait(self._leave_now, lame_duck_s)
         data = self._data
         data.draining = True
         self._close_sockets(self._data_sockets)
@@ -110,20 +126,19 @@ def _port(servers: list[asyncio.Server]) -> int:
 
 async def _bind(factory: DataServer, host: str, port: int, name: str) -> list[asyncio.Server]:
     servers: list[asyncio.Server] = []
-    try:
-        servers.append(await _listen(factory, host, port))
-        port = port or _port(servers)
-        if host in _BOTH:
-            try:
-                servers.append(await _listen(factory, _BOTH[host], port))
-            except OSError as exc:
-                if exc.errno not in _NO_SUCH_ADDRESS:
-                    host = _BOTH[host]
-                    raise
-    except OSError as exc:
-        for server in servers:
-            server.close()
-        raise BindError(exc.errno or 0, _advice(exc, host, port, name)) from exc
+    missing: OSError | None = None
+    for each in (host, _BOTH[host]) if host in _BOTH else (host,):
+        try:
+            servers.append(await _listen(factory, each, port or (_port(servers) if servers else 0)))
+        except OSError as exc:
+            if host in _BOTH and exc.errno in _NO_SUCH_ADDRESS:
+                missing = exc  # the machine lacks this family; the other one may do
+                continue
+            for server in servers:
+                server.close()
+            raise BindError(exc.errno or 0, _advice(exc, each, port, name)) from exc
+    if not servers and missing is not None:
+        raise BindError(missing.errno or 0, _advice(missing, host, port, name)) from missing
     return servers
 
 

@@ -103,6 +103,8 @@ class DataServer(web.Server):
         """Answers say ``Connection: close`` from now on."""
         self.active = 0
         """Requests between their head and the last byte of their answer."""
+        self.left_at = float("-inf")
+        """Clock at which a connection was closed last."""
         self.idle = asyncio.Event()
         """Set while `active` is 0 and somebody drains."""
 
@@ -193,6 +195,7 @@ class Connection(RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self.server.left_at = self.server.clock()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

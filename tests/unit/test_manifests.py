@@ -1,11 +1,10 @@
-"""The files under `k8s/`, as kustomize renders them: schema for every supported release, the restricted profile, and that
-all copies of the sidecar are one and agree with the code."""
+"""The files under `k8s/`, as kustomize renders them: schema for every supported release, the restricted profile, and
+that all copies of the sidecar are one and agree with the code."""
 
 from __future__ import annotations
 
 import copy
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -25,6 +24,8 @@ from tests.unit.k8s.rendering import (
     ROOT,
     VARIANTS,
     Json,
+    instructions,
+    last_stage,
     named,
     rendered,
     template,
@@ -38,7 +39,7 @@ RESTRICTED_VOLUMES = {
 }  # fmt: skip
 
 CUSTOM = {"PodMonitor", "PrometheusRule"}
-"""Kinds of the Prometheus operator, which no release of Kubernetes knows: tests/unit/k8s/test_monitoring.py has them."""
+"""Kinds of the Prometheus operator, which no release of Kubernetes knows; k8s/test_monitoring.py has their shapes."""
 
 SINCE = {"MutatingAdmissionPolicy": (1, 36), "MutatingAdmissionPolicyBinding": (1, 36)}
 """The first release that knows a kind in the version that we use; all others are older than what we support."""
@@ -349,54 +350,6 @@ def test_selectors_match_the_pods(variant: str) -> None:
 def test_network_policy_and_monitor_select_by_the_label() -> None:
     assert the("network", "NetworkPolicy")["spec"]["podSelector"] == {"matchLabels": LABEL}
     assert the("monitoring", "PodMonitor")["spec"]["selector"] == {"matchLabels": LABEL}
-
-
-# The image ------------------------------------------------------------------------------------------------------------
-
-
-def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile as (INSTRUCTION, rest), comments dropped and continued lines joined."""
-    lines = [line for line in (K8S / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [
-        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.split("\n") if line)
-    ]
-
-
-def last_stage() -> list[tuple[str, str]]:
-    everything = instructions()
-    return everything[max(i for i, (word, _) in enumerate(everything) if word == "FROM") :]
-
-
-def test_image_runs_as_a_number_and_as_process_one() -> None:
-    stage = dict(last_stage())
-    assert stage["USER"] == "65532:65532"
-    assert stage["ENTRYPOINT"] == '["outrider"]'
-    assert stage["CMD"] == '["run"]'
-    assert stage["STOPSIGNAL"] == "SIGTERM"
-    assert last_stage().index(("USER", "65532:65532")) > max(
-        i for i, (word, _) in enumerate(last_stage()) if word in {"RUN", "COPY"}
-    )
-
-
-def test_image_installs_by_hash_and_leaves_the_tools_behind() -> None:
-    runs = [rest for word, rest in instructions() if word == "RUN"]
-    installs = [part.strip() for run in runs for part in run.split("&&") if re.search(r"\bpip\b.* install ", part)]
-    assert len(installs) == 3
-    for command in installs:
-        words = shlex.split(command)
-        assert "--require-hashes" in words or {"--no-deps", "--no-index"} <= set(words), command
-    assert any("compileall" in run and "unchecked-hash" in run for run in runs)
-    [clearing] = [rest for word, rest in last_stage() if word == "RUN"]
-    assert "pip uninstall" in clearing
-    assert not re.search(r"apt|gcc|pip install", clearing)
-    assert [rest for word, rest in last_stage() if word == "COPY"] == ["--from=build /opt/outrider /opt/outrider"]
-
-
-def test_image_copies_only_what_exists() -> None:
-    copied = [rest.split()[:-1] for word, rest in instructions() if word == "COPY" and not rest.startswith("--from")]
-    assert copied
-    assert [name for names in copied for name in names if not (ROOT / name).exists()] == []
 
 
 def test_versions_agree() -> None:

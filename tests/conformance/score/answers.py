@@ -32,6 +32,8 @@ ACCEPTED: dict[str, dict[str, set[str]]] = {
     "converse": {"pause": {"length", "stop"}},
 }
 """How a caller's dialect may tell a reason that it has no word of its own for (`providers.md` 2.6)."""
+REFUSED = ("refused", "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "OTHER")
+"""What stands for a refusal without words (2.1), or for its reason."""
 SILENT = {"stop", "stop_sequence", "tool_calls", "unknown", "malformed", ""}
 
 
@@ -111,7 +113,8 @@ def _faulty(truth: oracle.Said, problem: str, out: bytes, caller: str, record: R
         return [f"the error {truth.error!r} is not told: {problem or 'an answer'}"]
     if " ".join((truth.error or "").split())[:60] not in " ".join(problem.split()):
         return [f"error {truth.error!r} became {problem!r}"]
-    if record.stream and out and oracle.said(caller, out, True).is_over:
+    # Where a reason for the end may come before the error, the two have already been told.
+    if record.stream and out and caller in ("chat", "responses", "messages") and oracle.said(caller, out, True).is_over:
         return ["an end although there was an error"]
     return []
 
@@ -147,7 +150,7 @@ def _texts(truth: oracle.Said, heard: oracle.Said, caller: str) -> list[str]:
         got = heard.text + (heard.refusal if caller == "messages" and heard.refusal != truth.refusal else "")
         options = [[*truth.texts], [*truth.texts, truth.refusal], [truth.refusal, *truth.texts]]
         if truth.finish == "content_filter" and not truth.refusal:
-            options.append([*truth.texts, "refused"])  # 2.1: the word for a refusal without words
+            options += [[*truth.texts, word] for word in REFUSED]
         if truth.refusal and target_lost(truth, got):
             return [f"refusal {truth.refusal!r} became {got!r} {heard.refusal!r}"]
         return (

@@ -65,14 +65,13 @@ FINISH: dict[str, dict[str, str]] = {
     },
     "generate": {
         "STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "pause",
-        **dict.fromkeys(
-            ["SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_OTHER", "ESCALATION", "MODEL_ARMOR"],
-            "content_filter",
-        ),
-        **dict.fromkeys(
-            ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE", "OTHER"],
-            "malformed",
-        ),
+        "SAFETY": "content_filter", "RECITATION": "content_filter", "BLOCKLIST": "content_filter",
+        "PROHIBITED_CONTENT": "content_filter", "SPII": "content_filter", "LANGUAGE": "content_filter",
+        "IMAGE_SAFETY": "content_filter", "IMAGE_PROHIBITED_CONTENT": "content_filter",
+        "IMAGE_RECITATION": "content_filter", "IMAGE_OTHER": "content_filter", "ESCALATION": "content_filter",
+        "MODEL_ARMOR": "content_filter", "MALFORMED_FUNCTION_CALL": "malformed", "UNEXPECTED_TOOL_CALL": "malformed",
+        "MALFORMED_RESPONSE": "malformed", "TOO_MANY_TOOL_CALLS": "malformed",
+        "MISSING_THOUGHT_SIGNATURE": "malformed", "OTHER": "malformed",
     },
 }  # fmt: skip
 

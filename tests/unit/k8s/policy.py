@@ -1,9 +1,9 @@
 """A MutatingAdmissionPolicy, executed on a pod without an API server.
 
 The expressions run in Google's CEL. Kubernetes adds two kinds of types to CEL, `JSONPatch` and `Object.…`; here they
-are protobuf messages made from the Pod's own JSON Schema, so that a field that no Pod has, or a value of the wrong type,
-does not compile. Protobuf knows no message and field of one name beside each other, which `Object.spec` needs: the
-dots of type names become underscores before an expression is compiled.
+are protobuf messages made from the Pod's own JSON Schema, so that a field that no Pod has, or a value of the wrong
+type, does not compile. Protobuf knows no message and field of one name beside each other, which `Object.spec` needs:
+the dots of type names become underscores before an expression is compiled.
 
 What the API server does with the results, a JSON patch and a merge by name, is done by the few lines at the end.
 """
@@ -26,6 +26,7 @@ from tests.unit.k8s.rendering import RELEASES, Json
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _TYPE = re.compile(r"\b(Object(?:\.\w+)*|JSONPatch)(?=\s*\{)")
+_DYNAMIC = {f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue")}
 _SCALARS = {"string": _Field.TYPE_STRING, "integer": _Field.TYPE_INT64, "boolean": _Field.TYPE_BOOL}
 
 
@@ -156,10 +157,7 @@ class Policy:
         """A result of CEL as JSON."""
         if isinstance(value, list):
             return [self._plain(item) for item in value]
-        if isinstance(value, (struct_pb2.Struct, struct_pb2.Value, struct_pb2.ListValue)) or (
-            isinstance(value, Message) and value.DESCRIPTOR.full_name.startswith("google.protobuf.")
-            and value.DESCRIPTOR.name in ("Struct", "Value", "ListValue")
-        ):  # fmt: skip
+        if isinstance(value, Message) and value.DESCRIPTOR.full_name in _DYNAMIC:
             return MessageToDict(value)
         if isinstance(value, Message) and value.DESCRIPTOR.full_name == "google.protobuf.Any":
             inner = self._pool.FindMessageTypeByName(value.type_url.rsplit("/", 1)[1])

@@ -17,7 +17,7 @@ from kubernetes_validate.utils import all_versions, major_minor
 
 ROOT = Path(__file__).resolve().parents[3]
 K8S = ROOT / "k8s"
-RELEASES = [v for v in map(major_minor, all_versions()) if tuple(map(int, v.split("."))) >= (1, 29)]
+RELEASES = [v for v in dict.fromkeys(map(major_minor, all_versions())) if tuple(map(int, v.split("."))) >= (1, 29)]
 
 VARIANTS = (
     "base",
@@ -97,3 +97,20 @@ def named(items: list[Json], name: str) -> Json:
 def values(container: Json) -> dict[str, str | None]:
     """The environment of a container by name; None where the value comes from elsewhere."""
     return {entry["name"]: entry.get("value") for entry in container.get("env", [])}
+
+
+# The image ------------------------------------------------------------------------------------------------------------
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile as (INSTRUCTION, rest), comments dropped and continued lines joined."""
+    lines = [line for line in (K8S / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [
+        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.split("\n") if line)
+    ]
+
+
+def last_stage() -> list[tuple[str, str]]:
+    everything = instructions()
+    return everything[max(i for i, (word, _) in enumerate(everything) if word == "FROM") :]
