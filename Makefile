@@ -13,6 +13,8 @@ INSTALL := $(PIP) install --quiet --no-compile --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(ARGS)
 PYTEST := $(BIN)/pytest
+# One import leaves the byte code behind, also where the environment forbids that (PYTHONDONTWRITEBYTECODE).
+IMPORT := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,9 +44,9 @@ bench: install ## the proxy beside the bare relay (and Envoy where it is install
 torture: install sdk ## run the long tests with fresh random examples
 	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)
 
-sdk: .venv-sdk-old/.installed .venv-sdk-mid/.installed ## install the older majors of the SDKs, for PYTHONPATH=.venv-sdk-old
+sdk: .venv-sdk-old/.installed .venv-sdk-mid/.installed .venv/.imported ## install the older majors of the SDKs, for PYTHONPATH=.venv-sdk-old
 
-image: ## build the image with docker, podman or buildah; ARGS=registry.example.com/outrider:0.1.0 names it
+image: ## build the image with docker, podman or buildah; ARGS=images.example.com/outrider:0.1.0 names it
 	k8s/image.sh $(ARGS)
 
 # uv reads neither pip's configuration nor pip's variables, so it is told which index pip uses.
@@ -75,9 +77,14 @@ clean: ## remove everything that was generated, the virtual environments too
 # Without isolation the build takes hatchling from the lock and asks the index for nothing.
 .venv/.installed: pyproject.toml .venv/.locked
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@# One import of everything that a start needs leaves its byte code behind, even where the environment forbids that
-	@# (PYTHONDONTWRITEBYTECODE): without it every start would compile for half a second.
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import proxy.cli, proxy.app, proxy.config.load, proxy.demo.world, uvloop'
+	@# Everything that a start needs: without it every start would compile for half a second.
+	@$(IMPORT) 'import proxy.cli, proxy.app, proxy.config.load, proxy.demo.world, uvloop'
+	@touch $@
+
+# The clients that tests import: each of the many processes would compile them for seconds.
+.venv/.imported: .venv/.locked
+	@$(IMPORT) 'import openai, anthropic, google.genai, boto3, langchain_openai, langchain_anthropic' 2>/dev/null
+	@$(IMPORT) 'import pydantic_ai.models.openai, pydantic_ai.models.anthropic, pydantic_ai.providers.openai' 2>/dev/null
 	@touch $@
 
 # Directories of their own, not environments: two majors of one SDK cannot live together, and the oldest needs an httpx
@@ -85,5 +92,6 @@ clean: ## remove everything that was generated, the virtual environments too
 .venv-sdk-%/.installed: requirements-sdk-%.lock | .venv/.python
 	rm -rf $(@D)
 	$(INSTALL) --no-warn-conflicts --target $(@D) -r $<
+	@PYTHONPATH=$(@D) $(IMPORT) 'import openai, anthropic'
 	@printf '*\n' > $(@D)/.gitignore
 	@touch $@

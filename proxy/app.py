@@ -10,12 +10,15 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy import __version__
 from proxy.base.ids import id_maker
-from proxy.config.compiled import Config, Provider
+from proxy.config.changes import Changes, changes, tokens_in_force, waiting
+from proxy.config.compiled import Config
 from proxy.config.planner import Planner
 from proxy.dispatch import Dispatcher
 from proxy.dispatch.room import Room
@@ -24,22 +27,21 @@ from proxy.observe.bus import Bus
 from proxy.observe.logs import Log
 from proxy.observe.metrics import Metrics
 from proxy.policy.breaker import State
+from proxy.server import memory
+from proxy.server.accounts import accounts_of
 from proxy.server.admin import AdminState, build_admin_server
 from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.listeners import Listeners
-from proxy.upstream.session import Account, Upstreams
+from proxy.server.operations import Operations
+from proxy.server.reload import NEVER_RELOADED, Reloader, Source, never_changes
+from proxy.upstream.session import Upstreams
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from proxy.upstream.credentials import Credential
 
 SWEEP_S: Final = 15.0
 LAG_DEAD_S: Final = 5.0
-M_MMAP_THRESHOLD: Final = -3
-MMAP_THRESHOLD_BYTES: Final = 1024 * 1024
-AZURE_V1_SCOPE: Final = "https://ai.azure.com/.default"
-"""What a token for Azure's v1 API is for; the dated APIs have a scope of their own (`providers.md` 1.8)."""
 _STATE_NUMBER: Final = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
 
 
@@ -54,10 +56,14 @@ class App:
         wall: Callable[[], float] = time.time,
         rng: Callable[[], float] = random.random,
         log: Log | None = None,
+        source: Source | None = None,
     ) -> None:
+        """`source`: where `config` was read from and may be read again; None: it came from no file."""
         self.config = config
+        self._bound = config
         self._clock = clock
-        secret = os.urandom(16)
+        self._wall = wall
+        self._secret = secret = os.urandom(16)
         prefix = secret[:4].hex()
         via = f"outrider-{prefix}"
         self.log = log or Log(config.log_format, config.log_level)
@@ -67,8 +73,17 @@ class App:
         self.bus.subscribe(self.log.take)
         self.bus.subscribe(self._note)
         self.cluster = Cluster(rng, self._tell, config.limits.max_targets)
-        self.upstreams = Upstreams(_accounts(config, wall, self._identity_failed), clock, wall)
+        self.upstreams = Upstreams(accounts_of(config, wall, self._identity_failed), clock, wall)
         self.planner = Planner(config, secret)
+        self.operations = Operations(
+            config,
+            self.cluster,
+            clock=clock,
+            wall=wall,
+            log=self.log,
+            metrics=self.metrics,
+            publish=self.bus.publish,
+        )
         self.room = Room(
             cluster=self.cluster,
             upstreams=self.upstreams,
@@ -77,18 +92,26 @@ class App:
             rng=rng,
             observe=self.bus.publish,
             via=f"Via: 1.1 {via}\r\n".encode(),
+            rollout=self.operations.rollout,
+            drills=self.operations.drills,
+            injected=self.operations.injected,
         )
         self.dispatcher = Dispatcher(config, self.planner, self.room, secret, via, self._refused)
         self._ids = id_maker(prefix)
-        self.held = HeldBytes(config.limits.max_held_mb * 1024 * 1024)
+        self._memory_limit = memory.limit_bytes()
+        self.held = HeldBytes(memory.held_bytes(config.limits.max_held_mb, self._memory_limit))
         self.listeners: Listeners | None = None
+        self.reloader = self._reloader(source) if source is not None else None
         self.started_at = clock()
         self._stop = asyncio.Event()
+        self._leave = asyncio.Event()
+        """The stop needs no lingering: it came from the app itself, or from a keyboard."""
         self._beat = clock()
         self._swept = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self._data: Any = None
         self.metrics.add_gauges(self._gauges)
+        self.metrics.add_gauges(self.operations.gauges)
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -101,26 +124,41 @@ class App:
             metrics=self._scrape if self.config.metrics else None,
             config=lambda: {"path": self.config.path, "sha256": self.config.digest, **self.config.redacted},
             status=self.status,
-            quit=self.stop,
+            quit=self.leave,
             drain=self.lame_duck,
+            reload=partial(self.reloader.read, is_asked=True) if self.reloader is not None else None,
         )
         listen = self.config.listen
         self._data = build_data_server(
             self.dispatcher.serve, listen, self._clock, self._ids, self._refused, held=self.held
         )
-        admin = build_admin_server(state, listen, self._clock, self._ids, self._refused)
+        acts = self.operations.routes()
+        admin = build_admin_server(state, listen, self._clock, self._ids, self._refused, dangerous=acts)
         self.listeners = await Listeners.open(self._data, admin, listen)
         self._tick()
-        _give_memory_back()
+        memory.give_back()
         gc.enable()
         gc.set_threshold(20_000, 20, 50)  # requests leave no cycles: looking for them less often costs no memory
         gc.freeze()  # what is built now lives as long as the process: the collector need not look at it again
 
     def stop(self) -> None:
-        """Begin to leave; a second call leaves at once."""
+        """Begin to leave (SIGTERM); a second call leaves at once."""
         if self._stop.is_set() and self.listeners is not None:
             self.listeners.hurry()
         self._stop.set()
+
+    def leave(self) -> None:
+        """Drain without lingering: the word of whoever knows that nobody needs us any more. Again: at once."""
+        if self._leave.is_set():
+            self.stop()
+        self._leave.set()
+        self._stop.set()
+
+    def interrupt(self) -> None:
+        """SIGINT: from a keyboard the first means `leave`; after a SIGTERM it is the second signal."""
+        if self._stop.is_set():
+            self.stop()
+        self.leave()
 
     def lame_duck(self) -> None:
         """Turn readiness off, and go on serving."""
@@ -133,7 +171,13 @@ class App:
     async def close(self) -> int:
         """Drain and close; the number of requests that had to be cancelled."""
         left = 0
+        if self.reloader is not None:
+            self.reloader.close()
         if self.listeners is not None:
+            if self.config.shutdown_mode == "plain":
+                self.log.write("info", "lingering", at_most_s=self.config.linger_s, idle_s=self.config.linger_idle_s)
+                await self.listeners.linger(self.config.linger_s, self.config.linger_idle_s, self._leave)
+            self.log.write("info", "draining", timeout_s=self.config.drain_timeout_s)
             self.room.draining = True
             left = await self.listeners.drain(self.config.drain_timeout_s)
             await self.listeners.close()
@@ -144,14 +188,75 @@ class App:
         return left
 
     def _tick(self) -> None:
-        """Once a second: the heart beat of /livez; now and then: close idle upstream connections."""
+        """Once a second: the heart beat of /livez, looks at files; now and then: close idle upstream connections."""
         loop = asyncio.get_running_loop()
         self._beat = self._clock()
+        if self.reloader is not None:
+            self.reloader.look()
+        self.operations.tick()
+        for upstream in self.upstreams.built():
+            if upstream.has_turned():
+                self.cluster.forgive(upstream.account.name)
+                self.log.write("info", "credential changed", provider=upstream.account.name)
         if self._beat - self._swept > SWEEP_S:
             self._swept = self._beat
             self.upstreams.sweep()
             self.upstreams.poke()
+            # What still ran on a provider that a reload removed may have left something behind.
+            self.cluster.forget(lambda target: target.provider not in self.config.providers)
         self._timers[:] = [loop.call_later(1.0, self._tick)]
+
+    # Another configuration --------------------------------------------------------------------------------------------
+
+    def _reloader(self, source: Source) -> Reloader:
+        return Reloader(
+            source,
+            self.config,
+            plan=lambda config: Planner(config, self._secret),
+            install=self.install,
+            log=self.log,
+            counts=self.metrics.reloads,
+            clock=self._clock,
+        )
+
+    def install(self, config: Config, planner: Planner) -> tuple[Changes, tuple[str, ...]]:
+        """Serve by `config` from the next request on; what it changes, and keys that wait for a restart.
+
+        Nothing here waits, so every request has one configuration from its first step to its last.
+        """
+        old, found, waits = self.config, changes(self.config, config), waiting(self._bound, config)
+        tokens = tokens_in_force(self._bound.listen, old.listen, config.listen)
+        if tokens is not config.listen.auth_tokens:
+            waits = (*waits, "listen.auth_tokens")
+            config = replace(config, listen=replace(config.listen, auth_tokens=tokens))
+        accounts = accounts_of(config, self._wall, self._identity_failed)
+        self.upstreams = self.room.upstreams = self.upstreams.succeeded(accounts, found.kept)
+        self.cluster.resize(config.limits.max_targets)
+        self.cluster.forget(found.forgets)
+        self.cluster.renew(found.rejudges)
+        self.config = self.dispatcher.config = config
+        self.planner = self.dispatcher.planner = planner
+        self.operations.adopt(config)
+        self.metrics.follow([route.name for route in config.routes], _model_names(config))
+        self.held.cap = memory.held_bytes(config.limits.max_held_mb, self._memory_limit)
+        if config.log_level != old.log_level:
+            self.log.set_level(config.log_level)
+        self.log.set_form(config.log_format)
+        return found, waits
+
+    def warn(self) -> None:
+        """Log what deserves a look at the start."""
+        for warning in self.config.warnings:
+            self.log.write("warning", warning)
+        if self._memory_limit is not None and self.held.cap < self.config.limits.max_held_mb * memory.MIB:
+            self.log.write(
+                "warning",
+                "memory limit leaves less room for bodies than limits.max_held_mb",
+                limit_mb=self._memory_limit // memory.MIB,
+                held_mb=self.held.cap // memory.MIB,
+            )
+        if self.reloader is not None and never_changes(self.config.path):
+            self.log.write("warning", "the file is a subPath mount and will never change", path=self.config.path)
 
     # What the admin port asks -----------------------------------------------------------------------------------------
 
@@ -181,7 +286,7 @@ class App:
                 "path": self.config.path,
                 "sha256": self.config.digest,
                 "loaded_s_ago": round(now - self.started_at, 1),
-                "last_error": None,
+                **(self.reloader.status(now) if self.reloader is not None else NEVER_RELOADED),
             },
             "listen": {
                 "data_port": listeners.data_port if listeners else None,
@@ -191,9 +296,12 @@ class App:
             "warnings": list(self.config.warnings),
             "requests_active": self._data.active if self._data is not None else 0,
             "held_bytes": self.held.held,
+            "held_bytes_max": self.held.cap,
+            "memory_limit_bytes": self._memory_limit,
             "plans": self.planner.remembered,
             "observer_failures": self.bus.failures,
             "log_lines_dropped": self.log.dropped,
+            **self.operations.status(now),
             "targets": [self._target(state, now) for state in self.cluster.states()],
             "connections": {
                 upstream.account.name: {
@@ -287,9 +395,22 @@ class App:
                 "Peak resident memory.",
                 resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             ),
-            ("outrider_config_last_reload_successful", "1: the file in force is the last one read.", 1),
+            (
+                "outrider_config_last_reload_successful",
+                "1: the file in force is the last one read.",
+                self.reloader is None or not self.reloader.errors,
+            ),
+            (
+                "outrider_config_age_seconds",
+                "Since the configuration in force was read.",
+                self._clock() - (self.reloader.loaded_at if self.reloader is not None else self.started_at),
+            ),
+            ("outrider_config_waits_for_restart", "Changed keys without effect so far.", self._waiting()),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
+
+    def _waiting(self) -> int:
+        return len(self.reloader.waits) if self.reloader is not None else 0
 
     # Events -----------------------------------------------------------------------------------------------------------
 
@@ -319,66 +440,6 @@ class App:
             )
 
 
-def _give_memory_back() -> None:
-    """Have glibc return large blocks to the system when they are freed.
-
-    By itself it raises its threshold with the first freed image of a few MiB and keeps such blocks from then on: after
-    a crowd of large bodies the process stayed at 197 MB, where 60 are in use. Other allocators have no such call.
-    """
-    import ctypes
-
-    try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
-    except (OSError, AttributeError):
-        return
-
-
-BEARER_VENDORS: Final = frozenset({"mantle", "vertex"})
-"""Platforms that take a key as a bearer token, whatever the dialect (`providers.md` 1.5 to 1.7)."""
-
-
-def _accounts(config: Config, wall: Callable[[], float], report: Callable[[str, str], None]) -> Mapping[str, Account]:
-    return {
-        name: Account(
-            name=name,
-            dialect=provider.dialect,
-            base_url=provider.base_url,
-            key=provider.api_key,
-            tls_verify=provider.tls_verify,
-            ca_file=provider.ca_file,
-            api_version=provider.api_version,
-            bearer=provider.vendor in BEARER_VENDORS,
-            credential=_credential(provider, wall, report),
-            betas=None if provider.anthropic_betas is None else frozenset(provider.anthropic_betas),
-            sign_region=provider.aws.region,
-            sign_service=provider.aws.service,
-        )
-        for name, provider in config.providers.items()
-    }
-
-
-def _credential(provider: Provider, wall: Callable[[], float], report: Callable[[str, str], None]) -> Credential | None:
-    """What the platform hands out for a provider, or the keys it signs with; None: its key is all there is."""
-    aws = provider.aws
-    if not provider.identity and not aws.has_keys:
-        return None
-    from proxy.upstream.credentials import Wanted, credential
-
-    keys = None
-    if aws.access_key_id is not None and aws.secret_access_key is not None:
-        keys = (aws.access_key_id, aws.secret_access_key, aws.session_token)
-    wanted = Wanted(
-        provider=provider.name,
-        identity=provider.identity,
-        keys=keys,
-        region=aws.region,
-        role_arn=aws.role_arn,
-        token_file=aws.web_identity_token_file,
-        scope=AZURE_V1_SCOPE if provider.dialect == "azure" and provider.api_version in ("", "v1", "preview") else "",
-    )
-    return credential(wanted, os.environ, wall, report)
-
-
 def _model_names(config: Config) -> set[str]:
     """Every model name that the configuration spells out: the only values of the label ``model``."""
     names = {m.name for p in config.providers.values() for m in p.models if m.name}
@@ -398,20 +459,20 @@ def run(main: Callable[[], Any], loop: str = "uvloop") -> Any:
         return runner.run(main())
 
 
-async def serve(config: Config, on_ready: Callable[[App], Any] | None = None) -> int:
-    """Run until a signal or `/quitquitquit`; 0 when everything ended in good order."""
-    app = App(config)
+async def serve(config: Config, on_ready: Callable[[App], Any] | None = None, source: Source | None = None) -> int:
+    """Run until a signal or `/quitquitquit`; 0 when everything ended in good order. `source`: see `App`."""
+    app = App(config, source=source)
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, app.stop)
+    loop.add_signal_handler(signal.SIGTERM, app.stop)
+    loop.add_signal_handler(signal.SIGINT, app.interrupt)
+    # Without a file a hang-up means nothing; its default would end the process.
+    loop.add_signal_handler(signal.SIGHUP, app.reloader.poke if app.reloader is not None else lambda: None)
     await app.start()
     app.log.write("info", "ready", version=__version__, data_port=_port(app, "data"), admin_port=_port(app, "admin"))
-    for warning in config.warnings:
-        app.log.write("warning", warning)
+    app.warn()
     if on_ready is not None:
         on_ready(app)
     await app.until_stopped()
-    app.log.write("info", "draining", timeout_s=config.drain_timeout_s)
     await app.close()
     return 0
 

@@ -201,15 +201,17 @@ def _run(args: argparse.Namespace) -> int:
         for provider in config.providers.values():
             print(f"  {provider.name}: {provider.disabled}", file=sys.stderr)
         return _run_demo(config.listen.data_port, config.listen.admin_port, args.loop)
-    return _serve(config, args.loop)
+    return _serve(config, args.config, args.flags, args.loop)
 
 
-def _serve(config: Config, loop: str, on_ready: Callable[[App], Any] | None = None) -> int:
+def _serve(config: Config, path: str, flags: Mapping[str, str], loop: str) -> int:
     from proxy import app
     from proxy.server.listeners import BindError
+    from proxy.server.reload import Source
 
+    source = Source(path=path, env=dict(os.environ), flags=flags)
     try:
-        return int(app.run(lambda: app.serve(config, on_ready), loop))
+        return int(app.run(lambda: app.serve(config, source=source), loop))
     except BindError as error:
         print(f"outrider: {error}", file=sys.stderr)
         return FAILED

@@ -190,7 +190,7 @@ def test_the_example_file_loads(env: dict[str, str]) -> None:
         assert loaded.warnings == ()
 
 
-@pytest.mark.parametrize("page", ["config.md", "failover.md", "operate.md", "http.md", "headers.md"])
+@pytest.mark.parametrize("page", ["config.md", "failover.md", "operate.md", "http.md", "headers.md", "install.md"])
 def test_settings_named_in_the_text_exist(page: str) -> None:
     sections = [key for key, value in SCHEMA["properties"].items() if key not in ("version", "policies")]
     policy = [key for key in SCHEMA["$defs"]["Policy"]["properties"] if "." not in key]
@@ -285,7 +285,9 @@ def test_every_metric_is_documented_with_kind_and_labels() -> None:
     assert told == exposed
 
 
-@pytest.mark.parametrize("page", ["operate.md", "failover.md", "config.md", "headers.md", "http.md", "../README.md"])
+@pytest.mark.parametrize(
+    "page", ["operate.md", "failover.md", "config.md", "headers.md", "http.md", "install.md", "../README.md"]
+)
 def test_metrics_named_in_the_text_exist(page: str) -> None:
     known = set(names(text_of("operate.md"), "metric"))
     assert set(re.findall(r"`(outrider_[a-z_]+)", text_of(page))) - known == set()

@@ -57,6 +57,7 @@ BROAD_EXCEPT = {
 TASK_OWNERS = {
     "proxy/app.py": "the composition root owns what lives as long as the process, and cancels it at the end",
     "proxy/server/listeners.py": "owns the drain, and awaits what it starts",
+    "proxy/server/reload.py": "owns the readings of the file, and cancels them when it closes",
     "proxy/demo/provider.py": "a connection owns the answer it is writing, and cancels it when it closes",
     "proxy/upstream/call.py": "a call owns the opening of its connection, and cancels it when it stops",
     "proxy/upstream/credentials.py": "a credential owns its fetch, and cancels it when it closes",

@@ -65,6 +65,21 @@ class Chain:
     """Keys that were missing just now and may appear: what was built is stale when one does."""
 
 
+def build_canary(steps: Sequence[Step], route: Sequence[Step], config: Config, asked: Asked, base: Chain) -> Chain:
+    """What stands before `base` in the canary's arm; empty: nobody of `steps` can take the request as `base` could.
+
+    The caller's key belongs to whom it belongs to without the canary, that is to the first of `route` that takes it.
+    """
+    builder = _Builder(config, replace(asked, retries=0 if not asked.retries_stated else asked.retries), route)
+    if asked.endpoint is Endpoint.EMBEDDINGS:
+        builder.only_model(base.candidates[0].target.model)
+    for step in steps:
+        builder.add(step)
+    made = builder.finish([])
+    taken = {candidate.target for candidate in base.candidates}
+    return made if not taken & {candidate.target for candidate in made.candidates} else replace(made, candidates=())
+
+
 def build(steps: Sequence[Step], hedges: Sequence[Step], config: Config, asked: Asked, *, failover: bool) -> Chain:
     """The chain for `steps` in their order. Targets of `hedges` that are not among them are appended, and the first one
     that can take the request becomes the primary. Empty candidates: nobody can take it; `skipped` says why.
@@ -96,6 +111,10 @@ class _Builder:
     def primary_known(self) -> bool:
         """A step has come that speaks the caller's dialect and has the model, with or without a credential."""
         return self._first_model is not None
+
+    def only_model(self, model: str) -> None:
+        """Nobody with another model may be added, where answers of two models do not compare."""
+        self._first_model = model
 
     def add(self, step: Step) -> int | None:
         """Index of the candidate that `step` became or was already; None: it cannot take the request."""

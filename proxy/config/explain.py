@@ -81,6 +81,8 @@ def _target(candidate: Candidate) -> dict[str, Any]:
         "provider": candidate.target.provider,
         "model": candidate.target.model,
         "dialect": candidate.dialect,
+        "api": candidate.api,
+        "translated": candidate.foreign,
         "region": candidate.region,
         "tier": candidate.tier.name.lower(),
         "trigger": ["any_error"] if candidate.trigger == ANY_ERROR else sorted(c.value for c in candidate.trigger),

@@ -35,7 +35,8 @@ from proxy.config.control import (
     titled,
 )
 from proxy.engine.plan import Tier
-from proxy.policy import breaker
+from proxy.policy import breaker, chaos
+from proxy.policy.chaos import Fault
 
 __all__ = [
     "ANSWER_ONLY",
@@ -111,8 +112,8 @@ class Overrides:
     """``X-Degraded-Mode-Config``, checked; without effect in this version."""
     cache: str = ""
     """``X-Cache``; without effect in this version."""
-    chaos: str = ""
-    """``X-Chaos``; without effect in this version."""
+    chaos: Fault | None = None
+    """``X-Chaos``."""
     clamped: tuple[str, ...] = ()
 
 
@@ -325,23 +326,17 @@ class _Reader:
             raise at.wrong(f"must be true, false or plan, got {show(value)}") from None
 
     def chaos(self, at: Place, value: str) -> None:
-        who, colon, faults = value.partition(":")
-        if not colon:
-            raise at.wrong(f"must look like primary:error=503, got {show(value)}")
-        if who != "primary":
-            self._provider(at, who)
-        for fault in faults.split(","):
-            key, _, setting = (part.strip(" \t") for part in fault.partition("="))
-            here = at.key(plain(key))
-            if key == "error":
-                _whole(here, setting, 400, 599)
-            elif key == "delay_ms":
-                _whole(here, setting, 0, 600_000)
-            elif key == "after":
-                _word(here, setting, "start", "headers", "content")
-            else:
-                raise here.wrong(f"unknown key{nearest(key, ('error', 'delay_ms', 'after'))}")
-        self._rest["chaos"] = value
+        try:
+            fault = chaos.parse(value)
+        except chaos.Unclear as unclear:
+            here = at.key(plain(unclear.key)) if unclear.key else at
+            hint = nearest(unclear.key, chaos.KEYS) if unclear.key not in chaos.KEYS else ""
+            raise here.wrong(
+                unclear.must + hint + ("" if unclear.got is None else f", got {show(unclear.got)}")
+            ) from None
+        if fault.who != chaos.PRIMARY:
+            self._provider(at, fault.who.partition("/")[0])
+        self._rest["chaos"] = fault
 
     # JSON headers.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Generic, TypeVar
 
@@ -25,6 +25,7 @@ from proxy.config.ladder import Effective
 from proxy.config.overrides import HeaderError, Overrides, Step, parse
 from proxy.dialects.chat import ModelFacts
 from proxy.engine.plan import Endpoint, Plan
+from proxy.policy.chaos import Fault
 
 __all__ = ["HeaderError", "KeySource", "NoRoute", "Planned", "Planner"]
 
@@ -81,6 +82,11 @@ class Planned:
     """As the caller named it."""
     waiting: tuple[Secret, ...] = ()
     """Keys that were missing when the plan was made; when one appears the plan is made again."""
+    canary: Planned | None = None
+    """The other arm: the same with the canary's targets before it. Which of the two a request gets is decided for each
+    anew, so no plan holds it. None: the request takes part in no rollout."""
+    fault: Fault | None = None
+    """``X-Chaos``."""
 
 
 class Lru(Generic[K, V]):
@@ -191,7 +197,41 @@ class Planner:
         built = chain.build(steps, hedges, self._config, asked, failover=failover)
         if not built.candidates:
             raise self._nobody(model, route, built)
-        return self._assemble(endpoint, model, stream, route, overrides, effective, built, by)
+        planned = self._assemble(endpoint, model, stream, route, overrides, effective, built, by)
+        if overrides.hedge:
+            return planned
+        if route is not None and route.canary is not None and failover and by == f"route {route.name}":
+            return self._with_canary(planned, route, asked, built)
+        return planned
+
+    def _with_canary(self, planned: Planned, route: Route, asked: chain.Asked, base: Chain) -> Planned:
+        """The plan with its other arm, unless none of the canary's targets can take the request.
+
+        Whoever forbids failover or names targets stays with the route as it is, and so does passthrough: there a
+        canary's failure would be the caller's.
+        """
+        if asked.endpoint is Endpoint.RAW or route.canary is None:
+            return planned
+        steps = [Step(provider=name, model=model, called=True, retries=0) for name, model in route.canary.targets]
+        ahead = chain.build_canary(steps, _targets(route), self._config, asked, base)
+        planned = replace(planned, waiting=(*planned.waiting, *ahead.waiting))
+        if not ahead.candidates:
+            return planned
+        lead, plan = len(ahead.candidates), planned.plan
+        arm = replace(
+            planned,
+            plan=replace(
+                plan,
+                candidates=(*ahead.candidates, *plan.candidates),
+                lead=lead,
+                max_attempts=plan.max_attempts + lead,
+                hedge_order=tuple(index + lead for index in plan.hedge_order),
+            ),
+            keys=(*ahead.keys, *planned.keys),
+            facts=(*ahead.facts, *planned.facts),
+            foreign=planned.foreign or any(candidate.foreign for candidate in ahead.candidates),
+        )
+        return replace(planned, canary=arm)
 
     def _parsed(self, control: Control) -> Overrides:
         found = self._overrides.get(control)
@@ -345,6 +385,7 @@ class Planner:
             targets_by=by,
             model=model,
             waiting=built.waiting,
+            fault=overrides.chaos,
         )
 
     def _more_attempts(self, effective: Effective, built: Chain, by: str) -> Changes:
@@ -396,6 +437,7 @@ def _targets(route: Route) -> list[Step]:
             max_latency_increase_s=target.max_latency_increase_s,
         )
         for target in route.targets
+        if route.canary is None or (target.provider, target.model) not in route.canary.targets
     ]
     # The primary is the first of the best tier, wherever the file lists it.
     return sorted(steps, key=lambda step: step.tier or 0)

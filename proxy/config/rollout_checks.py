@@ -1,4 +1,4 @@
-"""What the sections `canary` and `maintenance` may not say: names that are nobody's, and a canary without a baseline."""
+"""What the sections `canary` and `maintenance` may not say: nobody's names, and a canary without a baseline."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _unknown(loc: Loc, kind: str, name: str, known: Iterable[str]) -> Finding:
 def warnings(file: File) -> Iterator[Finding]:
     """What works, but not as its author may think."""
     routes = routes_by_name(file)
-    for name, canary in file.canary.items():
+    for name in file.canary:
         route = routes.get(name)
         stated = route is not None and "enabled" in route.policy.failover.model_fields_set
         policy = route.policy if route is not None and stated else file.defaults

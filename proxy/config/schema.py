@@ -335,7 +335,7 @@ class Store(Section):
 class Shutdown(Section):
     mode: Annotated[str, word("native", "plain")] = _key("native", "Whether the app ends first, or hears SIGTERM too.")
     linger_s: Annotated[float, SECONDS_OR_0] = _key(20.0, "Plain: how long it serves on after SIGTERM, at most.")
-    idle_s: Annotated[float, SECONDS_OR_0] = _key(10.0, "Plain: it serves on no longer once nobody is connected so long.")
+    idle_s: Annotated[float, SECONDS_OR_0] = _key(10.0, "Plain: it leaves once nobody has been connected for so long.")
     drain_timeout_s: Annotated[float, SECONDS_OR_0] = _key(5.0, "How long running requests may finish.")
 
 

@@ -53,9 +53,14 @@ def translator(target: str, caller: str, encoded: Encoded, asked: Asked, stream:
     return Translator(speaker(target), speaker(caller), encoded, asked, stream)
 
 
+def has_quirks(facts: ModelFacts) -> bool:
+    """Whether anything is known of a target that could ask for a change in a chat body of its own dialect."""
+    return bool(facts.vendor or facts.completion_limit_name or facts.sampling is False)
+
+
 def adjusted(api: str, body: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """What a known vendor needs changed in a body of its own dialect: (members to set, warnings); None: nothing."""
-    if api != "chat" or not (facts.vendor or facts.completion_limit_name or facts.sampling is False):
+    if api != "chat" or not has_quirks(facts):
         return None, ()
     from proxy.dialects.openai import quirks
 

@@ -22,6 +22,16 @@ from proxy.dispatch.room import Room
 from proxy.dispatch.told import ascii_only, timing
 from proxy.engine.plan import Endpoint
 
+
+def sticky_key(sticky: str, inbound: Inbound, headers: Headers) -> str | None:
+    """What a request sticks to its arm by; None: it does not say."""
+    if sticky == "caller":
+        return headers.credential or None
+    wanted = sticky.encode("ascii")
+    value = next((value for name, value in inbound.headers if name.lower() == wanted), b"")
+    return value.decode("latin-1") or None
+
+
 NO_BODY: Final[Mapping[str, Any]] = {}
 
 
@@ -63,7 +73,9 @@ class Dispatcher:
             await sink.whole(200, self._plain_headers(inbound), body)
             return
         if planned.plan.failover and effects.is_stateful(where.endpoint, parsed):
-            planned = replace(planned, plan=replace(planned.plan, failover=False))
+            planned = replace(planned, plan=replace(planned.plan, failover=False), canary=None)
+        if planned.canary is not None and self._is_for_canary(planned, inbound, headers):
+            planned = planned.canary
         await Drive(self.room, inbound, sink, where, planned, headers, parsed).run()
 
     # Steps ------------------------------------------------------------------------------------------------------------
@@ -109,6 +121,14 @@ class Dispatcher:
             raise Refusal(
                 status=error.status, code=error.code, message=error.message, param=error.param or None
             ) from None
+
+    def _is_for_canary(self, planned: Planned, inbound: Inbound, headers: Headers) -> bool:
+        """Decide the arm of a request that takes part in a rollout."""
+        route = planned.plan.route
+        found = self.room.rollout.of_route(route)
+        sticky = found.settings.sticky if found is not None else ""
+        key = sticky_key(sticky, inbound, headers) if sticky else None
+        return self.room.rollout.takes(route, key, self.room.rng)
 
     async def _models(self, inbound: Inbound, sink: Sink, where: Where, headers: Headers) -> None:
         anthropic = any(name.lower() == b"anthropic-version" for name, _ in inbound.headers)

@@ -22,7 +22,7 @@ from proxy.dispatch.outgoing import Outgoing
 from proxy.dispatch.room import Room
 from proxy.dispatch.running import Running
 from proxy.dispatch.translate import Translations, streams_upstream
-from proxy.engine.attempts import Attempts, Facts
+from proxy.engine.attempts import DRAIN, Attempts, Facts
 from proxy.engine.choice import NOBODY_BARRED
 from proxy.engine.messages import (
     ClientGone,
@@ -119,6 +119,8 @@ class Drive(Running):
             assembles=upstream_streams,
             is_head=inbound.method == "HEAD",
         )
+        if planned.fault is not None or room.drills:
+            self._faults = room.faults(planned)
         self._past: list[Attempts] = []
         """Machines whose committed stream broke and is being continued by the present one."""
         self._kept: recovery.Kept | None = None
@@ -150,6 +152,7 @@ class Drive(Running):
             self._sink.abort()
         except asyncio.CancelledError:
             self._gone("drain" if self._room.draining else "downstream")
+            await self._say_goodbye()
             raise
         finally:
             self._close()
@@ -185,6 +188,22 @@ class Drive(Running):
         self._status = status
         await self._sink.begin(status, headers)
 
+    async def _say_goodbye(self) -> None:
+        """A drain has run out of time in the middle of a stream: an error event, as for one that broke."""
+        if not (self._room.draining and self._begun and self._asked == "stream"):
+            return
+        error = {
+            "message": "the proxy is shutting down; try again",
+            "type": errors.type_for(self._dialect, 503),
+            "param": None,
+            "code": "shutting_down",
+        }
+        try:
+            await self._sink.write(self._error_event(self._committed, DRAIN, error))
+        except (ConnectionError, WriteTimeout, RuntimeError):
+            return  # the caller left first, or had its whole answer already
+        self._sink.abort()
+
     def _gone(self, reason: Literal["downstream", "drain"]) -> None:
         if not self._finished:
             self._left = True
@@ -197,6 +216,9 @@ class Drive(Running):
         record = recording.record(
             self._plan, self._machine, self._past, self._inbound.request_id, self._asked == "stream", self._end_facts()
         )
+        if self._original.plan.lead or self._original.canary is not None:
+            first = self._past[0] if self._past else self._machine
+            self._room.rollout.ended(self._original.plan, first, self._room.clock())
         if self._committed is not None and self._committed.translator is not None:
             self._room.signatures.remember(self._committed.translator.signatures)
         if running and not self._left and not self._plan.hedge.cancel_slower and self._committed is not None:
@@ -303,14 +325,15 @@ class Drive(Running):
         self._sink.abort()
         return None
 
-    def _error_event(self, pump: Pump, outcome: Outcome) -> bytes:
-        """The error event that would end the stream now."""
-        speaks = self._join or pump.translator
+    def _error_event(self, pump: Pump | None, outcome: Outcome, error: dict[str, Any] | None = None) -> bytes:
+        """The error event that would end the stream now; `error`: what is told in the place of the pump's own."""
+        speaks = self._join or (pump.translator if pump is not None else None)
+        own = error or (pump.error if pump is not None else None)
         if speaks is not None:
-            return speaks.fail(told.broken_error(self._dialect, outcome, pump.error))
-        if isinstance(pump.reader, ResponsesReader):
-            return told.broken_response(pump.reader, told.broken_error(self._dialect, outcome, pump.error))
-        return told.broken(self._dialect, outcome, pump.error, self._inbound.request_id)
+            return speaks.fail(error or told.broken_error(self._dialect, outcome, own))
+        if pump is not None and isinstance(pump.reader, ResponsesReader):
+            return told.broken_response(pump.reader, error or told.broken_error(self._dialect, outcome, own))
+        return told.broken(self._dialect, outcome, own, self._inbound.request_id)
 
     async def _continued(self, outcome: Outcome) -> Pump | None:
         """Ask the targets that are left to go on; None: nobody does, and the caller is told of the cut."""

@@ -152,7 +152,7 @@ class Outgoing:
         facts = self._planned.facts[index]
         if self._is_placed(candidate, index) and self._where.endpoint is not Endpoint.COUNT:
             return orjson.dumps(registry.placed({**orjson.loads(self._inbound.body), **changes}))
-        if facts is not None and candidate.api in ("chat", "messages"):
+        if facts is not None and candidate.api == "chat" and registry.has_quirks(facts):
             more, warnings = registry.adjusted(candidate.api, {**self._parsed, **changes}, facts)
             if warnings:
                 self._warnings[index] = warnings

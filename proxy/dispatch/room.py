@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from proxy.config.planner import Planned
 from proxy.dispatch.translate import Signatures
 from proxy.engine.cluster import Cluster
+from proxy.engine.rollout import Rollout
 from proxy.observe.record import RequestRecord
+from proxy.policy.chaos import Drills, Fault
 from proxy.upstream.session import Upstreams
 
 
@@ -24,4 +27,13 @@ class Room:
     via: bytes
     """The ``Via`` line of our requests."""
     signatures: Signatures = field(default_factory=Signatures)
+    rollout: Rollout = field(default_factory=Rollout)
+    drills: Drills = field(default_factory=Drills)
+    injected: Callable[[str, str], None] = lambda route, provider: None
+    """Told of every fault that an attempt meets on purpose."""
     draining: bool = False
+
+    def faults(self, planned: Planned) -> tuple[Fault, ...]:
+        """What the attempts of a request meet on purpose; ordinarily nothing."""
+        own = (planned.fault,) if planned.fault is not None else ()
+        return own + self.drills.of_route(planned.plan.route, self.clock()) if self.drills else own

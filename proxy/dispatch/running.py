@@ -8,6 +8,7 @@ timers and the calls' clocks, looked at again when it fires.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final, Literal
 
 from proxy.base.outcome import Class, Group, Outcome
@@ -15,6 +16,7 @@ from proxy.config.planner import Planned
 from proxy.dispatch.outgoing import Outgoing
 from proxy.dispatch.room import Room
 from proxy.engine.attempts import Attempts
+from proxy.engine.cluster import OF_CREDENTIAL
 from proxy.engine.messages import (
     Broke,
     Cancel,
@@ -31,7 +33,9 @@ from proxy.engine.messages import (
     SetTimer,
     Timer,
 )
+from proxy.policy.chaos import Fault
 from proxy.upstream.call import NEVER, Call
+from proxy.upstream.chaos import FaultyCall
 from proxy.upstream.grants import AwsKeys
 from proxy.upstream.pump import Asked, Pump
 
@@ -48,6 +52,7 @@ class Running:
         "_committed",
         "_crash",
         "_dials",
+        "_faults",
         "_finished",
         "_given_up",
         "_handle",
@@ -86,7 +91,7 @@ class Running:
         self._assembles = assembles
         self._is_head = is_head
         self._pumps: list[Pump] = []
-        self._dials: list[Dial] = []
+        self._dials: dict[int, Dial] = {}
         self._sent: dict[int, AwsKeys | str | None] = {}
         """The sidecar's credential as the attempt was sent with it, by number; gone once it was sent again."""
         self._timers: dict[Timer, float] = {}
@@ -96,6 +101,8 @@ class Running:
         self._committed: Pump | None = None
         self._given_up: GiveUp | None = None
         self._crash: Exception | None = None
+        self._faults: tuple[Fault, ...] = ()
+        """What happens to attempts on purpose."""
         self._finished = False
         self._loop = asyncio.get_running_loop()
 
@@ -173,10 +180,12 @@ class Running:
             self._wake()
 
     def _dial(self, command: Dial) -> None:
+        self._dials[command.attempt] = command
         if self._planned.keys[command.candidate] == "sidecar":
             self._sent[command.attempt] = self._outgoing.upstream(command.candidate).secret()
-        self._dials.append(command)
-        self._pumps.append(self._send(command))
+        else:
+            self._sent.pop(command.attempt, None)  # of an earlier machine's attempt with this number
+        self._send(command)
 
     def _sent_again(self, n: int) -> bool:
         """Send a refused attempt once more when the sidecar's credential has been rotated since it was sent.
@@ -184,18 +193,18 @@ class Running:
         Like the resend on a connection that died while it was idle, this says nothing about the target: it is no
         attempt of its own, costs no budget, and no breaker or cool-down hears of the refusal.
         """
-        if n not in self._sent or self._finished:
+        if n not in self._sent or self._finished or self._committed is not None:
             return False
         sent, dial = self._sent.pop(n), self._dials[n]
         if not self._outgoing.upstream(dial.candidate).is_renewed(sent):
             return False
         self._room.cluster.forgive(self._plan.candidates[dial.candidate].target.provider)
-        self._pumps[n] = self._send(dial)
+        self._send(dial)
         self._arm()
         return True
 
-    def _send(self, command: Dial) -> Pump:
-        """One call on its way."""
+    def _send(self, command: Dial) -> None:
+        """One call on its way, in the place of the attempt's earlier one if there was one."""
         plan = self._plan
         candidate = plan.candidates[command.candidate]
         timers = plan.timers
@@ -210,8 +219,15 @@ class Running:
         index, outgoing = command.candidate, self._outgoing
         body = outgoing.body(index)
         pump = Pump(command.attempt, self, outgoing.reader(index), asked, outgoing.translator(index))
+        if command.attempt < len(self._pumps):
+            self._pumps[command.attempt] = pump
+        else:
+            self._pumps.append(pump)
         unary = self._asked != "stream" and not self._assembles
-        pump.call = call = Call(
+        make: type[Call] | partial[FaultyCall] = Call
+        if self._faults and (fault := self._fault(index)) is not None:
+            make = partial(FaultyCall, fault)
+        pump.call = call = make(
             outgoing.upstream(index).connector,
             outgoing.head(index, body),
             body,
@@ -226,7 +242,14 @@ class Running:
             with_body=not self._is_head,
         )
         call.start()
-        return pump
+
+    def _fault(self, index: int) -> Fault | None:
+        """What this attempt meets on purpose: the first fault that means its target."""
+        target = self._plan.candidates[index].target
+        found = next((fault for fault in self._faults if fault.hits(target, index == 0)), None)
+        if found is not None:
+            self._room.injected(self._plan.route, target.provider)
+        return found
 
     # What the pumps tell ----------------------------------------------------------------------------------------------
 
@@ -244,9 +267,9 @@ class Running:
 
     def finished(self, n: int, outcome: Outcome) -> None:
         pump = self._pumps[n]
+        if outcome.cls in OF_CREDENTIAL and not pump.caller_key and self._sent_again(n):
+            return
         if outcome.cls is Class.AUTH and not pump.caller_key:
-            if self._sent_again(n):
-                return
             self._outgoing.upstream(self._machine.attempts[n].index).refused()
         if outcome.group is Group.GOOD or pump is not self._committed:
             self._feed(Finished(n, outcome))

@@ -28,8 +28,8 @@ CENSORED = frozenset({"superseded", "deadline"})
 SLOW_LINE_MIN_S = hedge.FLOOR_S
 """No attempt is slow before this. A target that answers in 2 ms is slowed more by our own host than by itself, and the
 detector would send its callers away for it (`resilience.md` 3.6 names no floor; that of 3.8 serves)."""
-OF_CREDENTIAL = frozenset({Class.AUTH.value, Class.PERMISSION.value, Class.QUOTA_EXCEEDED.value})
-"""Reasons of a cool-down that end with the credential they were told about."""
+OF_CREDENTIAL: Final = frozenset({Class.AUTH, Class.PERMISSION, Class.QUOTA_EXCEEDED})
+"""Classes of failure that may end with the credential they were told about."""
 FORCED_MAX: Final = 256
 """Names whose circuit an operator has forced at the same time."""
 OUT_S = 300.0

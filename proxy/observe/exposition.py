@@ -48,6 +48,8 @@ class _Collector:
                 ["endpoint", "api"],
                 m.translated,
             ),
+            ("outrider_canary_withdrawn", "Canaries withdrawn, by reason.", ["route", "reason"], m.canary_withdrawn),
+            ("outrider_faults_injected", "Faults met on purpose.", ["route", "provider"], m.faults_injected),
             ("outrider_circuit_changes", "Breaker transitions.", ["provider", "model", "to"], m.circuit_changes),
             ("outrider_config_reloads", "Changed files read, by what became of them.", ["result"], m.reloads),
         ):

@@ -132,6 +132,8 @@ class Metrics:
         self.left_out = Counts()
         self.translated = Counts()
         self.circuit_changes = Counts()
+        self.canary_withdrawn = Counts()
+        self.faults_injected = Counts()
         self.duration = Timings(GEN_AI_SECONDS)
         self.first_content = Timings(GEN_AI_SECONDS)
         self.attempt_first_content = Timings(GEN_AI_SECONDS)

@@ -14,7 +14,7 @@ nobody wants to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -22,6 +22,7 @@ from proxy.base.target import Target
 
 After = Literal["start", "headers", "content"]
 AFTERS: Final = get_args(After)
+KEYS: Final = ("error", "delay_ms", "after")
 PRIMARY: Final = "primary"
 ERROR_MIN, ERROR_MAX = 400, 599
 DELAY_MS_MAX: Final = 600_000
@@ -53,31 +54,31 @@ class Fault:
 
 
 class Unclear(ValueError):
-    """A text that is no fault. `key`: of which part; empty: of the whole. `words`: those that may stand there."""
+    """A text that is no fault. `key`: which part; empty: the whole. `got`: what stands there, where that helps."""
 
-    def __init__(self, key: str, message: str, words: Iterable[str] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, key: str, must: str, got: str | None = None) -> None:
+        super().__init__(f"{key}: {must}" if key else must)
         self.key = key
-        self.message = message
-        self.words = tuple(words)
+        self.must = must
+        self.got = got
 
 
 def parse(text: str) -> Fault:
     """The fault in `text`; raises `Unclear`. Whether its target exists is for the caller to say."""
     who, colon, listed = text.strip().partition(":")
     if not colon or not who:
-        raise Unclear("", f"must look like primary:error=503, got {text!r}")
+        raise Unclear("", "must look like primary:error=503", text)
     stated: dict[str, str] = {}
     for part in listed.split(","):
         key, _, value = (piece.strip(" \t") for piece in part.partition("="))
-        if key not in ("error", "delay_ms", "after"):
-            raise Unclear(key, f"unknown key {key!r}", ("error", "delay_ms", "after"))
+        if key not in KEYS:
+            raise Unclear(key, "unknown key")
         if key in stated:
             raise Unclear(key, "is stated twice")
         stated[key] = value
     after = stated.get("after", "start")
     if after not in AFTERS:
-        raise Unclear("after", f"must be one of {', '.join(AFTERS)}, got {after!r}", AFTERS)
+        raise Unclear("after", f"must be one of {', '.join(AFTERS)}", after)
     error = _whole("error", stated, ERROR_MIN, ERROR_MAX)
     delay_ms = _whole("delay_ms", stated, 0, DELAY_MS_MAX)
     if not error and not delay_ms:
@@ -90,7 +91,7 @@ def _whole(key: str, stated: dict[str, str], low: int, high: int) -> int:
     if text is None:
         return 0
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
-        raise Unclear(key, f"must be a whole number from {low} to {high}, got {text!r}")
+        raise Unclear(key, f"must be a whole number from {low} to {high}", text)
     return int(text)
 
 

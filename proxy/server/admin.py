@@ -165,7 +165,6 @@ class Admin:
         self._state.drain()
         return _json({"status": "draining"})
 
-
     async def _reload(self, _: Inbound) -> tuple[int, Headers, bytes]:
         if self._state.reload is None:
             return problem("problem", 400, code="no_file", message="the configuration came from no file")

@@ -1,8 +1,8 @@
 """Binding the two ports, and leaving them in good order.
 
-Both families are bound as separate sockets, since a socket on ``::`` made by asyncio is IPv6 only. Either may be missing
-altogether: then the other is enough. A port that is taken is never tolerated silently, and the error says what changes
-it.
+Both families are bound as separate sockets, since a socket on ``::`` made by asyncio is IPv6 only. Either may be
+missing altogether: then the other is enough. A port that is taken is never tolerated silently, and the error says what
+changes it.
 
 Leaving has two parts. `linger` serves on while readiness is already off: a plain container gets its SIGTERM together
 with the app, which still needs it. Nobody tells when the app has gone, and other processes of the pod cannot be seen,

@@ -18,6 +18,8 @@ COPIES: Final = 2
 """A body as it came and as it goes out."""
 LEAST_MIB: Final = 16
 """Room for bodies that is kept whatever the limit says: one large request must fit."""
+M_MMAP_THRESHOLD: Final = -3
+MMAP_THRESHOLD_BYTES: Final = 1024 * 1024
 _NO_LIMIT: Final = 1 << 60
 
 
@@ -52,3 +54,17 @@ def held_bytes(stated_mb: int, limit: int | None) -> int:
         return stated_mb * MIB
     room = max(LEAST_MIB * MIB, (limit - OWN_MIB * MIB) // COPIES)
     return min(stated_mb * MIB, room)
+
+
+def give_back() -> None:
+    """Have glibc return large blocks to the system when they are freed.
+
+    By itself it raises its threshold with the first freed image of a few MiB and keeps such blocks from then on: after
+    a crowd of large bodies the process stayed at 197 MB, where 60 are in use. Other allocators have no such call.
+    """
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+    except (OSError, AttributeError):
+        return

@@ -40,6 +40,15 @@ QUEUED_MAX: Final = 2
 """Readings that wait or run; a signal or a request beyond them would read what they are about to read."""
 MOUNTS: Final = "/proc/self/mountinfo"
 
+NEVER_RELOADED: Final[Mapping[str, Any]] = {
+    "reloads": 0,
+    "refused": 0,
+    "last_error": None,
+    "last_error_s_ago": None,
+    "waits_for_restart": [],
+}
+"""`Reloader.status` of a configuration that came from no file."""
+
 Stamp = tuple[object, ...]
 
 
@@ -134,10 +143,10 @@ class Reloader:
         if stamp == self._stamp and self._looks % READ_EVERY:
             self._unsettled = None
             return
-        if self._stamp is not None and stamp != self._stamp and not _is_swap(self._stamp, stamp):
-            if stamp != self._unsettled:
-                self._unsettled = stamp
-                return
+        is_torn = self._stamp is not None and stamp != self._stamp and not _is_swap(self._stamp, stamp)
+        if is_torn and stamp != self._unsettled:
+            self._unsettled = stamp
+            return
         self._stamp, self._unsettled = stamp, None
         self._begin(is_asked=False)
 
@@ -150,6 +159,17 @@ class Reloader:
             task = asyncio.get_running_loop().create_task(self.read(is_asked=is_asked))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Its part of ``/status``."""
+        return {
+            "loaded_s_ago": round(now - self.loaded_at, 1),
+            "reloads": self.reloads,
+            "refused": self.refusals,
+            "last_error": list(self.errors) or None,
+            "last_error_s_ago": round(now - self.failed_at, 1) if self.errors else None,
+            "waits_for_restart": list(self.waits),
+        }
 
     def close(self) -> None:
         for task in tuple(self._tasks):
@@ -242,9 +262,7 @@ class Reloader:
         if self.errors != errors:
             self._failed("missing", errors)
             self._refused = ""
-            self._log.write(
-                "error", "configuration missing", path=self._source.path, in_force=self._config.digest
-            )
+            self._log.write("error", "configuration missing", path=self._source.path, in_force=self._config.digest)
         return Report(result="missing", errors=errors)
 
     def _failed(self, result: str, errors: tuple[str, ...]) -> None:

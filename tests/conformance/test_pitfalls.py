@@ -675,7 +675,7 @@ def test_p65_a_models_name_is_one_segment_of_the_path() -> None:
     assert path.endswith("/converse-stream")
 
 
-# Beyond the list: what other gateways got wrong ------------------------------------------------------------------------
+# Beyond the list: what other gateways got wrong -----------------------------------------------------------------------
 
 
 def test_tool_choice_none_reaches_bedrock_as_none() -> None:

@@ -49,9 +49,13 @@ def config(providers: dict[str, str], **over: Any) -> dict[str, Any]:
 class Sidecar:
     """One running process; ``async with Sidecar(config({...}), tmp_path) as sidecar``."""
 
-    def __init__(self, tree: dict[str, Any], folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, tree: dict[str, Any], folder: Path, env: dict[str, str] | None = None, path: Path | None = None
+    ) -> None:
+        """`path`: a file that is there already; `tree` and `folder` are then not looked at."""
         self._tree = tree
         self._folder = folder
+        self._path = path
         self._env = env or {}
         self.process: asyncio.subprocess.Process
         self.data_port = 0
@@ -64,8 +68,10 @@ class Sidecar:
         """Seconds from exec to the ready line."""
 
     async def __aenter__(self) -> Self:
-        path = self._folder / "outrider.yaml"
-        path.write_text(yaml.safe_dump(self._tree, sort_keys=False))
+        path = self._path
+        if path is None:
+            path = self._folder / "outrider.yaml"
+            path.write_text(yaml.safe_dump(self._tree, sort_keys=False))
         started = time.monotonic()
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,

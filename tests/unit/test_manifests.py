@@ -191,7 +191,7 @@ def test_every_variant_has_the_sidecar_of_the_base(variant: str) -> None:
         ours["image"] = ours["image"].rsplit("/", 1)[-1]
         ours.pop("readinessProbe", None)
         if variant == "examples/plain":
-            del ours["lifecycle"]
+            ours["env"] = [entry for entry in ours["env"] if not entry["name"].startswith("OUTRIDER_SHUTDOWN_")]
             ours["restartPolicy"] = "Always"
         assert ours == sidecar(base["spec"])
         for volume in base["spec"]["volumes"]:
@@ -218,8 +218,11 @@ def test_plain_mode_serves_while_the_app_drains() -> None:
     ours = one["spec"]["containers"][0]
     assert ours["name"] == "outrider"
     assert "restartPolicy" not in ours
-    drain = number("shutdown.drain_timeout_s")
-    assert ours["lifecycle"]["preStop"]["sleep"]["seconds"] + drain < one["spec"]["terminationGracePeriodSeconds"]
+    assert "lifecycle" not in ours
+    env = values(ours)
+    assert env["OUTRIDER_SHUTDOWN_MODE"] == "plain"
+    serving = float(env["OUTRIDER_SHUTDOWN_LINGER_S"] or "") + number("shutdown.drain_timeout_s")
+    assert serving < one["spec"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("variant", WITH_PODS)
@@ -276,8 +279,10 @@ def test_probes_ask_routes_that_exist() -> None:
 
 def test_variables_and_arguments_are_known() -> None:
     known = {"OUTRIDER_" + "_".join(path).upper() for path, _ in scalars()}
-    env = values(sidecar())
-    assert {name for name in env if name.startswith("OUTRIDER_")} <= known
+    for variant in WITH_PODS:
+        for one in templates(variant):
+            env = values(sidecar(one["spec"]))
+            assert {name for name in env if name.startswith("OUTRIDER_")} <= known
     arguments = cli._parser().parse_args(sidecar()["args"])
     assert (arguments.command, arguments.config) == ("run", "/etc/outrider/config.yaml")
 

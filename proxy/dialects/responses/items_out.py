@@ -43,6 +43,7 @@ class ItemsWriter:
     __slots__ = (
         "_answered",
         "_at",
+        "_called",
         "_facts",
         "_items",
         "_kept",
@@ -63,6 +64,8 @@ class ItemsWriter:
         self._items: list[Item] = []
         self._open: dict[str, bool] = {}
         """Calls that no result has come for yet -> whether they take free text."""
+        self._called: dict[str, str] = {}
+        """Id of every call so far -> its tool."""
         self._answered: set[str] = set()
         self._at = 0
         """Number of the turn that is being written."""
@@ -170,7 +173,8 @@ class ItemsWriter:
             self._warn.dropped("history")  # a picture that the model made
 
     def _call(self, part: ToolCall) -> None:
-        call_id = _short(part.id)
+        call_id = _short(part.id) if part.id or self._own else self._fresh()
+        self._called[call_id] = part.name
         self._open[call_id] = part.custom
         if part.custom:
             self._items.append(
@@ -190,6 +194,13 @@ class ItemsWriter:
                 "arguments": part.arguments or "{}",
             }
         )
+
+    def _fresh(self) -> str:
+        """An id for a call that has none, other than every id so far."""
+        number = len(self._called)
+        while (made := f"call_{number:06d}") in self._called:
+            number += 1
+        return made
 
     def _think(self, part: Thinking, at: int) -> None:
         if not self._own and part.origin != "openai":
@@ -224,7 +235,7 @@ class ItemsWriter:
             self._message("user", tuple(rest), turn.name)
 
     def _result(self, part: ToolResult) -> None:
-        call_id = _short(part.call_id)
+        call_id = _short(part.call_id) if part.call_id or self._own else self._waiting(part.name)
         custom = self._open.pop(call_id, None)
         if custom is None and not self._own:
             self._warn.approximated("history")
@@ -234,6 +245,10 @@ class ItemsWriter:
             return
         self._answered.add(call_id)
         self._items.append(_output(call_id, self._output(part), part.custom if self._own else bool(custom)))
+
+    def _waiting(self, name: str) -> str:
+        """The first open call of a tool, for a result without an id; empty: there is none."""
+        return next((call_id for call_id in self._open if not name or self._called[call_id] == name), "")
 
     def _output(self, part: ToolResult) -> str | list[Item]:
         if any(not isinstance(each, Text) for each in part.parts):
@@ -285,6 +300,7 @@ class ItemsWriter:
             raise NotPortable("vision", "the model takes no images")
         out: Item = {"type": "input_image"}
         if part.file_id:
+            self._check_home()
             out["file_id"] = part.file_id
         elif part.data:
             out["image_url"] = data_url(part.media_type or "image/png", part.data)
@@ -309,14 +325,22 @@ class ItemsWriter:
             raise NotPortable("documents", "the model takes no documents")
         out: Item = {"type": "input_file"}
         if part.file_id:
+            self._check_home()
             out["file_id"] = part.file_id
         elif part.url:
+            if not self._own and not part.url.startswith(("http://", "https://")):
+                raise NotPortable("documents", "the address of a document is not one of the web")
             out["file_url"] = part.url
         else:
             out["file_data"] = data_url(part.media_type or "application/pdf", part.data)
             if part.name or not self._own:
                 out["filename"] = part.name or "document.pdf"
         return out
+
+    def _check_home(self) -> None:
+        """A chat caller's files may live where ours do; those of anybody else do not."""
+        if not self._own and self._request.dialect != "chat":
+            raise NotPortable("file_id", "a file lives at the caller's provider")
 
     def _media(self, part: Media) -> Item:
         if not self._own or part.kind != "audio":

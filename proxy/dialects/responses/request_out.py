@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any, Final
 
 from proxy.dialects.chat import Encoded, Format, ModelFacts, NotPortable, Reasoning, Request, Role, Text, Tool
@@ -19,6 +21,8 @@ _BUDGETS: Final = ((2048, "low"), (8192, "medium"), (24576, "high"))
 """Most tokens of a budget that an effort stands for; above them ``xhigh`` (`providers.md` 2.2)."""
 _LOWER: Final = {"max": "xhigh", "xhigh": "high", "minimal": "low"}
 _JSON_ONLY: Final = "Respond with a single JSON object only."
+_NOTHING: Final = re.compile(r"(?!)")
+"""What is bad in a name of the caller's own dialect."""
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 
 
@@ -28,7 +32,7 @@ def write_request(request: Request, facts: ModelFacts) -> Encoded:
     warn = Warnings(request.dialect)
     if not own:
         _check(request)
-    names = Names(() if own else _names(request))
+    names = Names(bad=_NOTHING, longest=sys.maxsize) if own else Names(_names(request))
     body: dict[str, Any] = {"model": facts.model or request.model}
     items = ItemsWriter(request, facts, names, warn)
     written = items.write()

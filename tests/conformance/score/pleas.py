@@ -91,7 +91,7 @@ def print_of(data: str) -> str:
     """A short name for a base64 text, by its bytes."""
     raw = data.strip()
     try:
-        raw_bytes = base64.b64decode(raw + "=" * (-len(raw) % 4), altchars=None)
+        raw_bytes = base64.b64decode(raw.translate(str.maketrans("-_", "+/")) + "=" * (-len(raw) % 4))
     except ValueError:
         raw_bytes = raw.encode()
     return hashlib.sha1(raw_bytes).hexdigest()[:12]
@@ -208,13 +208,18 @@ def of_chat(body: Json) -> Plea:
         out.format = ("object",)
     elif form.get("type") == "json_schema":
         out.format = ("schema", shape((form.get("json_schema") or {}).get("schema")))
-    if body.get("reasoning_effort") is not None:
-        out.reasoning = ("effort", body["reasoning_effort"])
+    effort = body.get("reasoning_effort") or (body.get("reasoning") or {}).get("effort")
+    if effort is not None:
+        out.reasoning = ("effort", effort)
+    elif isinstance(body.get("thinking"), dict):
+        out.reasoning = _claude_reasoning(body["thinking"], None)
+    elif body.get("enable_thinking") is False:
+        out.reasoning = ("disabled",)
     out.unread = _unread(
         body,
         "model messages tools functions tool_choice function_call parallel_tool_calls max_tokens max_completion_tokens "
-        "temperature top_p top_k presence_penalty frequency_penalty seed stop response_format reasoning_effort stream "
-        "stream_options",
+        "temperature top_p top_k presence_penalty frequency_penalty seed random_seed stop response_format "
+        "reasoning_effort reasoning thinking enable_thinking stream stream_options",
     )
     return out
 
@@ -224,8 +229,18 @@ def _is_error(text: Any) -> bool:
 
 
 def _openai_numbers(out: Plea, body: Json) -> None:
-    _take(out, body, {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "seed": "seed",
-                      "presence_penalty": "presence", "frequency_penalty": "frequency"})  # fmt: skip
+    _take(out, body, OPENAI_NUMBERS)
+
+
+OPENAI_NUMBERS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "seed": "seed",
+    "random_seed": "seed",
+    "presence_penalty": "presence",
+    "frequency_penalty": "frequency",
+}
 
 
 def _openai_choice(out: Plea, choice: Any) -> None:
@@ -234,7 +249,8 @@ def _openai_choice(out: Plea, choice: Any) -> None:
     elif isinstance(choice, dict):
         if choice.get("type") == "allowed_tools":
             inner = choice.get("allowed_tools") or choice
-            names = sorted((each.get("function") or each.get("custom") or each)["name"] for each in inner["tools"])
+            found = [(each.get("function") or each.get("custom") or each).get("name") for each in inner["tools"]]
+            names = sorted(name for name in found if name)
             out.choice = (inner.get("mode", "auto"), *names)
         elif choice.get("mode") == "auto":
             out.choice = ("auto",)
@@ -252,7 +268,20 @@ def _chat_parts(step: Step, content: Any) -> None:
             step.words.append(part.get("text") or "")
         elif part.get("type") == "refusal":
             step.words.append(part.get("refusal") or "")
+        elif words := _text_file(part):
+            step.words.append(words)
     step.media.extend(_chat_media(content or []))
+
+
+def _text_file(part: Json) -> str:
+    """What a file of plain text says; empty: it is none."""
+    url = (part.get("file") or part).get("file_data") or ""
+    head, _, data = url.partition(",")
+    return _words_in(data) if head.startswith("data:text/") and head.endswith(";base64") else ""
+
+
+def _words_in(data: str) -> str:
+    return base64.b64decode(data + "=" * (-len(data) % 4)).decode("utf-8", "replace")
 
 
 def _chat_media(parts: list[Json]) -> Iterator[str]:
@@ -266,13 +295,15 @@ def _chat_media(parts: list[Json]) -> Iterator[str]:
             yield print_of(part["input_audio"]["data"])
         elif kind in ("file", "input_file"):
             inner = part.get("file") or part
+            if _text_file(part):
+                continue
             if inner.get("file_data"):
                 yield _address(inner["file_data"])
             elif inner.get("file_url"):
                 yield inner["file_url"]
             else:
                 yield f"file:{inner.get('file_id')}"
-        elif kind in ("video_url", "audio_url"):
+        elif kind in ("video_url", "audio_url", "document_url"):
             yield _address(part[kind]["url"] if isinstance(part[kind], dict) else part[kind])
 
 
@@ -386,12 +417,14 @@ def of_messages(body: Json) -> Plea:
     return out
 
 
-def _claude_reasoning(thinking: Json, effort: Any) -> tuple[Any, ...] | None:
+def _claude_reasoning(thinking: Any, effort: Any) -> tuple[Any, ...] | None:
+    if not isinstance(thinking, dict):
+        return ("effort", thinking)
     if thinking.get("type") == "enabled":
         return ("budget", thinking.get("budget_tokens"))
     if effort is not None and thinking.get("type") != "disabled":
         return ("effort", effort)
-    return (thinking["type"],) if thinking else None
+    return (thinking["type"],) if thinking.get("type") else None
 
 
 def _messages_block(step: Step, block: Json) -> None:
@@ -401,7 +434,9 @@ def _messages_block(step: Step, block: Json) -> None:
     elif kind in ("image", "document"):
         source = block.get("source") or {}
         how = source.get("type")
-        if how == "base64":
+        if how == "base64" and source.get("media_type", "").startswith("text/"):
+            step.words.append(_words_in(source["data"]))
+        elif how == "base64":
             step.media.append(print_of(source["data"]))
         elif how == "url":
             step.media.append(source["url"])
@@ -465,7 +500,7 @@ def of_generate(body: Json) -> Plea:
             out.tools[told["name"]] = (told.get("description") or "", shape(schema))
         out.server_tools.extend(key for key in tool if key != "functionDeclarations")
     config = ((body.get("toolConfig") or {}).get("functionCallingConfig")) or {}
-    mode = {"ANY": "required", "NONE": "none", "VALIDATED": "auto"}.get(str(config.get("mode")).upper(), "auto")
+    mode = {"ANY": "required", "NONE": "none", "VALIDATED": "auto"}.get(config.get("mode", "").upper(), "auto")
     names = config.get("allowedFunctionNames") or []
     out.choice = ("named", names[0]) if mode == "required" and len(names) == 1 else (mode, *sorted(names))
     settings = body.get("generationConfig") or {}
@@ -496,6 +531,8 @@ def _generate_part(step: Step, part: Json) -> None:
         return
     if isinstance(part.get("text"), str):
         step.words.append(part["text"])
+    elif "inlineData" in part and part["inlineData"].get("mimeType", "").startswith("text/"):
+        step.words.append(_words_in(part["inlineData"]["data"]))
     elif "inlineData" in part:
         step.media.append(print_of(part["inlineData"]["data"]))
     elif "fileData" in part:
@@ -543,6 +580,7 @@ def of_converse(body: Json) -> Plea:
     out.stop = list(settings.get("stopSequences") or [])
     more = body.get("additionalModelRequestFields") or {}
     _take(out, more, {"top_k": "top_k"})
+    _take(out, more.get("inferenceConfig") or {}, {"topK": "top_k"})
     if isinstance(claude := more.get("tool_choice"), dict):
         out.parallel = claude.get("disable_parallel_tool_use") is not True
     form = (body.get("outputConfig") or {}).get("textFormat")
@@ -555,7 +593,9 @@ def of_converse(body: Json) -> Plea:
         told = more["reasoningConfig"]
         out.reasoning = ("effort", told.get("maxReasoningEffort")) if told.get("type") == "enabled" else ("disabled",)
     out.unread = _unread(body, "messages system toolConfig inferenceConfig outputConfig additionalModelRequestFields")
-    out.unread |= _unread(more, "top_k thinking reasoning_config output_config reasoning_effort reasoningConfig")
+    out.unread |= _unread(
+        more, "top_k thinking reasoning_config output_config reasoning_effort reasoningConfig inferenceConfig"
+    )
     return out
 
 
@@ -565,7 +605,9 @@ def _converse_block(step: Step, block: Json) -> None:
     elif "image" in block or "document" in block or "video" in block or "audio" in block:
         inner = next(block[key] for key in ("image", "document", "video", "audio") if key in block)
         source = inner.get("source") or {}
-        if "bytes" in source:
+        if "bytes" in source and inner.get("format") in ("txt", "md", "html", "csv"):
+            step.words.append(_words_in(source["bytes"]))
+        elif "bytes" in source:
             step.media.append(print_of(source["bytes"]))
         elif "s3Location" in source:
             step.media.append(source["s3Location"].get("uri") or "")

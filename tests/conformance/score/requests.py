@@ -1,349 +1,90 @@
-"""Recorded requests, written for targets of every dialect: accepted by the official SDK's types, and the same in meaning.
-
-A loss that is told in a warning is right: whether it may be a warning rather than a refusal is what `providers.md` 2.0
-decides, field by field (`HINTS`).
-"""
+"""Recorded requests, written for targets of every dialect and compared by meaning."""
 
 from __future__ import annotations
 
-import copy
-import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from proxy.dialects import models, registry
-from proxy.dialects.chat import Encoded, Malformed, ModelFacts, NotPortable
-from tests.conformance.score import pleas, sdk
-from tests.conformance.score.answers import same_arguments
-from tests.conformance.score.pleas import Plea, Step
-from tests.conformance.score.records import APIS, Record
+from proxy.dialects.chat import ModelFacts, NotPortable
+from tests.conformance.score import asked, meant, sdk, wire
+from tests.conformance.score.records import Record, exchanges, fuzzed, parallel_api, parallel_requests
 
-FILLERS = {".", "Continue.", "(continued)"}
-"""Words that a writer may put where a dialect demands a turn or a text that the caller never gave."""
-
-
-def _facts(model: str, dialect: str, vendor: str) -> ModelFacts:
-    return models.facts(model, dialect, vendor, {}, None)
-
-
-TARGETS: dict[str, tuple[tuple[str, ModelFacts], ...]] = {
-    "chat": (
-        ("gpt-4.1", _facts("gpt-4.1", "openai", "openai")),
-        ("gpt-5.2", _facts("gpt-5.2", "openai", "openai")),
-    ),
-    "responses": (
-        ("gpt-4.1", _facts("gpt-4.1", "openai", "openai")),
-        ("gpt-5.2", _facts("gpt-5.2", "openai", "openai")),
-    ),
-    "messages": (
-        ("claude-sonnet-4-5", _facts("claude-sonnet-4-5", "anthropic", "anthropic")),
-        ("claude-opus-4-8", _facts("claude-opus-4-8", "anthropic", "anthropic")),
-    ),
-    "generate": (
-        ("gemini-2.5-flash", _facts("gemini-2.5-flash", "gemini", "gemini")),
-        ("gemini-3-pro-preview", _facts("gemini-3-pro-preview", "gemini", "gemini")),
-    ),
-    "converse": (
-        (
-            "claude-sonnet-4-5",
-            _facts("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "bedrock", "bedrock"),
-        ),
-        ("nova-pro", _facts("us.amazon.nova-pro-v1:0", "bedrock", "bedrock")),
-    ),
+_TARGETS = {
+    "chat": ("openai", "gpt-4o-mini", "gpt-5.1"),
+    "responses": ("openai", "gpt-4o-mini", "gpt-5.1"),
+    "messages": ("anthropic", "claude-sonnet-4-5", "claude-sonnet-5"),
+    "generate": ("gemini", "gemini-2.5-flash", "gemini-3-pro"),
+    "converse": ("bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0"),
 }
-"""Two models of each dialect: an older one that takes most parameters, and one that is choosy."""
+"""Wire API -> (dialect, models that are typical of its targets)."""
+HOME = {"invoke": "messages"}
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    faults: list[str]
-    excluded: str = ""
-    """``reason: detail`` of the refusal; empty: written."""
+class Excluded(Exception):
+    """A target that is left out for a stated reason, which counts neither for nor against."""
 
 
-def asks(record: Record) -> bool:
-    """Whether a recorded request is one that its own provider took: what it refused, we need not carry elsewhere."""
-    asked = record.asked
-    return (
-        record.api in (*APIS, "invoke")
-        and isinstance(asked, dict)
-        and record.status < 300
-        and any(key in asked for key in ("messages", "input", "contents"))
-    )
+def sources() -> Iterator[Record]:
+    """Every recorded request that its own provider has taken, and the parallel and the generated ones."""
+    for record in exchanges():
+        if record.status < 300 and record.api not in ("other",) and isinstance(record.asked, dict):
+            yield record
+    for case, found in parallel_requests():
+        for name, body in found.items():
+            yield Record(id=f"parallel/{case}/{name}", api=parallel_api(name), stream=False, body=b"", asked=body)
+    yield from fuzzed()
 
 
-def judge(record_api: str, asked: dict[str, Any], target: str, facts: ModelFacts) -> Verdict:
-    """Read, write for the target, compare."""
-    caller = registry.speaker("messages" if record_api == "invoke" else record_api)
-    before = copy.deepcopy(asked)
+@cache
+def targets(api: str) -> tuple[ModelFacts, ...]:
+    """What production knows of the typical targets of a wire API."""
+    dialect, *names = _TARGETS[api]
+    vendor = "openai" if dialect == "openai" else ""
+    return tuple(models.facts(name, dialect, vendor, {}, None) for name in names)
+
+
+def home_of(record: Record) -> str:
+    return HOME.get(record.api, record.api)
+
+
+def differences(record: Record, target: str, facts: ModelFacts) -> list[str]:
+    """What a target is asked otherwise than the caller has asked. Raises `Excluded`."""
+    home = home_of(record)
+    want = asked.meaning(home, record.asked)
+    request = registry.speaker(home).read_request(record.asked)
     try:
-        request = caller.read_request(asked)
-    except Malformed as fault:
-        return Verdict([f"malformed: {fault}"])
-    try:
-        encoded = registry.speaker(target).write_request(request, facts)
+        encoded = registry.written(target, request, facts)
     except NotPortable as obstacle:
-        return Verdict([], f"{obstacle.reason}: {obstacle.detail}")
-    faults = ["the caller's body was changed"] if asked != before else []
-    faults += sdk.request_faults(target, encoded.body)
-    want, got = pleas.plea(record_api, asked), pleas.plea(target, encoded.body)
-    return Verdict(faults + compare(want, got, encoded, record_api, target))
-
-
-def compare(want: Plea, got: Plea, encoded: Encoded, caller: str, target: str) -> list[str]:
-    """What is asked otherwise than the caller asked, and not told in a warning."""
-    warned = Warned(encoded.warnings)
-    found: list[str] = []
-    back = dict(encoded.names)
-    if encoded.format_tool:
-        schema = got.tools.pop(encoded.format_tool, ("", None))[1]
-        if want.format is None or not alike(schema, want.format[-1]):
-            found.append(f"the tool for structured output has {schema}")
-        got = replace(got, format=want.format, choice=want.choice)
-    found += _system(want, got, warned)
-    found += _steps(want, got, warned, back, target)
-    found += _tools(want, got, warned, back)
-    found += _settings(want, got, warned, target)
-    if caller != target:
-        found += [
-            f"{field} is lost in silence" for field in sorted(want.unread) if not _is_told(field, warned, encoded)
-        ]
-    return found
-
-
-class Warned:
-    """The fields that the warnings name, letters only: spellings differ by dialect."""
-
-    def __init__(self, warnings: tuple[str, ...]) -> None:
-        self.fields = [_letters(each.split("=")[0]) for each in warnings]
-
-    def of(self, *words: str) -> bool:
-        return any(word in field for field in self.fields for word in words)
-
-    def __bool__(self) -> bool:
-        return bool(self.fields)
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z]", "", text.lower())
-
-
-CARRIED = {
-    "user": ("user", "safety_identifier", "metadata", "requestMetadata", "labels"),
-    "safety_identifier": ("user", "safety_identifier", "metadata", "requestMetadata"),
-    "metadata": ("metadata", "user", "safety_identifier", "requestMetadata"),
-    "service_tier": ("service_tier", "serviceTier"),
-    "serviceTier": ("service_tier", "serviceTier"),
-    "verbosity": ("verbosity", "text"),
-    "store": ("store",),
-    "prompt_cache_key": ("prompt_cache_key",),
-    "requestMetadata": ("metadata",),
-    "thinking": ("reasoning_content",),
-}
-"""Members that the oracle does not read, and where they may be found in another dialect."""
-NO_WISH = {"prompt_cache_options", "anthropic_beta", "betas"}
-
-
-def _is_told(field: str, warned: Warned, encoded: Encoded) -> bool:
-    return (
-        warned.of(_letters(field)) or any(name in encoded.body for name in CARRIED.get(field, ())) or field in NO_WISH
-    )
-
-
-def _system(want: Plea, got: Plea, warned: Warned) -> list[str]:
-    said, told = pleas.squeezed("".join(want.system)), pleas.squeezed("".join(got.system))
-    if said == told or (said in told and warned):
-        return []
-    early = got.steps[0].words if got.steps and got.steps[0].side == "user" else []
-    if said and said in pleas.squeezed("".join(early)):
-        return []
-    return [f"system {said[:80]!r} became {told[:80]!r}"]
-
-
-def _steps(want: Plea, got: Plea, warned: Warned, back: dict[str, str], target: str) -> list[str]:
-    left, right = _bare(want.steps), _bare(got.steps)
-    if [step.side for step in left] != [step.side for step in right]:
-        return [f"sides {_sides(left)} became {_sides(right)}"]
-    found = []
-    known: dict[str, str] = {}
-    pairs = list(zip(left, right, strict=True))
-    for a, b in pairs:
-        said, told = pleas.squeezed("".join(a.words)), pleas.squeezed("".join(b.words))
-        if said != told and not (warned and _in_order(a.words, told)):
-            found.append(f"{a.side} says {_clip(said)} became {_clip(told)}")
-        if len(a.calls) != len(b.calls):
-            found.append(f"calls {[c[1] for c in a.calls]} became {[c[1] for c in b.calls]}")
-        for (call_id, name, arguments), (new_id, new_name, new_arguments) in zip(a.calls, b.calls, strict=False):
-            if name != back.get(new_name, new_name):
-                found.append(f"call of {name} became {new_name}")
-            if not same_arguments(arguments, new_arguments):
-                found.append(f"arguments {_clip(repr(arguments))} became {_clip(repr(new_arguments))}")
-            known[call_id] = new_id or f"={new_name}"
-        found += _results(a, b, known)
-        if sorted(a.media) != sorted(b.media):
-            found.append(f"media {a.media} became {b.media}")
-    return found
-
-
-def _results(a: Step, b: Step, known: dict[str, str]) -> list[str]:
-    found = []
-    left = list(b.results)
-    for call_id, value, is_error in a.results:
-        target_id = known.get(call_id, call_id)
-        hit = next((each for each in left if each[0] in (target_id, call_id) and _same_result(value, each[1])), None)
-        if hit is None:
-            found.append(f"result of {call_id} {_clip(repr(value))} became {_clip(repr(b.results))}")
-            continue
-        left.remove(hit)
-        if is_error and not hit[2]:
-            found.append(f"the error of {call_id} is told as a success")
-    found += [
-        f"a result out of nothing: {each!r}" for each in left if pleas.squeezed(pleas.MISSING) not in str(each[1])
-    ]
-    return found
-
-
-def _same_result(want: Any, got: Any) -> bool:
-    """A picture in a result may leave a remark behind where it moved elsewhere."""
-    if want == got:
-        return True
-    return isinstance(want, str) and isinstance(got, str) and got.startswith(want) and len(got) - len(want) < 120
-
-
-def _bare(steps: list[Step]) -> list[Step]:
-    """Without fillers and without steps that say nothing, neighbours of one side joined again."""
-    out: list[Step] = []
-    for step in steps:
-        words = [word for word in step.words if word not in FILLERS and word.strip()]
-        if not (words or step.calls or step.results or step.media):
-            continue
-        if out and out[-1].side == step.side:
-            last = out[-1]
-            last.words += words
-            last.calls += step.calls
-            last.results += step.results
-            last.media += step.media
-        else:
-            out.append(Step(step.side, words, list(step.calls), list(step.results), list(step.media)))
+        raise Excluded(obstacle.reason) from obstacle
+    body = wire.load(wire.dump(encoded.body))
+    out = []
+    if want.hosted and target != home:
+        out.append(f"{sorted(set(want.hosted))} passed as if the target had it")
+    got = asked.meaning(target, body)
+    warnings = " ".join(encoded.warnings)
+    out += meant.differences(want, got, encoded.names, encoded.format_tool, warnings)
+    if target == "messages" and not isinstance(body.get("max_tokens"), int):
+        out.append("no max_tokens")
+    if target != home:
+        out += sdk.request_faults(target, body)
     return out
 
 
-def _in_order(pieces: list[str], told: str) -> bool:
-    at = 0
-    for piece in pieces:
-        found = told.find(pleas.squeezed(piece), at)
-        if found < 0:
-            return False
-        at = found + len(pleas.squeezed(piece))
-    return True
-
-
-def _sides(steps: list[Step]) -> str:
-    return "".join(step.side[0] for step in steps)
-
-
-def _tools(want: Plea, got: Plea, warned: Warned, back: dict[str, str]) -> list[str]:
-    found = []
-    have = {back.get(name, name): told for name, told in got.tools.items()}
-    if want.choice == ("none",) and not have:
-        return []
-    allowed = set(want.choice[1:]) if want.choice[0] in ("auto", "required") else set()
-    for name, (description, schema) in want.tools.items():
-        if name not in have:
-            if not (allowed and name not in allowed):
-                found.append(f"tool {name} is lost")
-            continue
-        new_description, new_schema = have[name]
-        if description.strip() and pleas.squeezed(description) not in pleas.squeezed(new_description):
-            found.append(f"description of {name} is lost")
-        if schema == "text":
-            if new_schema != "text" and not (
-                isinstance(new_schema, dict) and list(new_schema.get("members", {})) == ["input"]
-            ):
-                found.append(f"custom tool {name} became {new_schema}")
-        elif not alike(schema, new_schema) and not warned.of("tools", "schema", "function"):
-            found.append(f"parameters of {name}: {_clip(repr(schema))} became {_clip(repr(new_schema))}")
-    invented = set(have) - set(want.tools)
-    used = {call[1] for step in want.steps for call in step.calls}
-    if invented - used:
-        found.append(f"tools out of nothing: {sorted(invented)}")
-    if want.server_tools and got.server_tools != want.server_tools and not warned.of("tools", "websearch"):
-        found.append(f"server tools {want.server_tools} are lost")
-    return found
-
-
-def alike(want: Any, got: Any) -> bool:
-    """Whether two shapes demand the same. What one side leaves open, the other may."""
-    if want == got:
-        return True
-    if isinstance(want, dict) and isinstance(got, dict):
-        for key in want.keys() | got.keys():
-            if key == "members":
-                a, b = want.get(key, {}), got.get(key, {})
-                if a.keys() != b.keys() or not all(alike(a[name], b[name]) for name in a):
-                    return False
-            elif key == "items":
-                if not alike(want.get(key, "any"), got.get(key, "any")):
-                    return False
-            elif key == "options":
-                a, b = want.get(key, []), got.get(key, [])
-                if len(a) != len(b) or not all(alike(x, y) for x, y in zip(a, b, strict=True)):
-                    return False
-            elif key == "type":
-                if want.get(key) != got.get(key) and {"values", "options"}.isdisjoint(want):
-                    return False
-            elif want.get(key, []) != got.get(key, []):
-                return False
-        return True
-    return False
-
-
-NUMBER_WORDS = {
-    "temperature": ("temperature",),
-    "top_p": ("topp",),
-    "top_k": ("topk",),
-    "presence": ("presence",),
-    "frequency": ("frequency",),
-    "seed": ("seed",),
-}
-
-
-def _settings(want: Plea, got: Plea, warned: Warned, target: str) -> list[str]:
-    found = []
-    for name, words in NUMBER_WORDS.items():
-        if name in want.numbers and want.numbers[name] != got.numbers.get(name) and not warned.of(*words):
-            found.append(f"{name} {want.numbers[name]} became {got.numbers.get(name)}")
-        if name in got.numbers and name not in want.numbers:
-            found.append(f"{name} out of nothing: {got.numbers[name]}")
-    if want.limit is not None and got.limit != want.limit and not warned.of("max", "token"):
-        found.append(f"limit {want.limit} became {got.limit}")
-    if target == "messages" and got.limit is None:
-        found.append("no limit")
-    stops = [stop for stop in want.stop if stop.strip()]
-    if sorted(stops) != sorted(got.stop) and not warned.of("stop"):
-        found.append(f"stop {stops} became {got.stop}")
-    if want.format != got.format and not warned.of("format", "schema", "mime", "outputconfig"):
-        same = want.format and got.format and want.format[0] == got.format[0] and alike(want.format[-1], got.format[-1])
-        if not same:
-            found.append(f"format {_clip(repr(want.format))} became {_clip(repr(got.format))}")
-    if want.reasoning and not got.reasoning and not warned.of("reason", "thinking", "effort"):
-        found.append(f"reasoning {want.reasoning} became {got.reasoning}")
-    if want.tools and not want.parallel and got.parallel and not warned.of("parallel", "choice"):
-        found.append("parallel calls are allowed")
-    return found + _choice(want, got, warned)
-
-
-def _choice(want: Plea, got: Plea, warned: Warned) -> list[str]:
-    if not want.tools or want.choice == got.choice or warned.of("choice", "functioncall", "toolconfig"):
-        return []
-    if want.choice == ("none",) and not got.tools:
-        return []
-    if want.choice[0] == got.choice[0] and set(got.tools) == set(want.choice[1:]):
-        return []  # allowed tools are the only ones left
-    if want.choice[0] == "required" and len(want.choice) == 2 and got.choice == ("named", want.choice[1]):
-        return []
-    return [f"choice {want.choice} became {got.choice}"]
-
-
-def _clip(text: str) -> str:
-    return text if len(text) < 140 else f"{text[:70]} ... {text[-60:]}"
+def round_trip(record: Record, target: str, facts: ModelFacts) -> list[str]:
+    """A request written for a target, read there, and written again in its own dialect. Raises `Excluded`."""
+    home = home_of(record)
+    try:
+        there = registry.written(target, registry.speaker(home).read_request(record.asked), facts)
+        own = ModelFacts(model=record.model or "m", dialect=_TARGETS[home][0])
+        back = registry.written(home, registry.speaker(target).read_request(wire.load(wire.dump(there.body))), own)
+    except NotPortable as obstacle:
+        raise Excluded(obstacle.reason) from obstacle
+    names: dict[str, Any] = {sent: there.names.get(name, name) for sent, name in back.names.items()}
+    names = {**there.names, **names}
+    want, got = asked.meaning(home, record.asked), asked.meaning(home, wire.load(wire.dump(back.body)))
+    format_tool = there.format_tool
+    if format_tool and want.choice != got.choice:
+        got.choice = want.choice
+    return meant.differences(want, got, names, format_tool, " ".join((*there.warnings, *back.warnings)))

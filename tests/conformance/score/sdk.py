@@ -61,9 +61,19 @@ def _first_lines(judge: Callable[[Any], None], value: Any) -> list[str]:
     try:
         judge(value)
     except Exception as fault:  # whatever an SDK raises is its verdict
-        lines = str(fault).splitlines()
-        return [f"SDK: {' | '.join(lines[:5])[:400]}"]
+        return [f"SDK: {_telling(fault)[:400]}"]
     return []
+
+
+def _telling(fault: Exception) -> str:
+    """Of a union's errors, those of the member that was meant: its ``type`` and ``role`` fit."""
+    list_errors = getattr(fault, "errors", None)
+    if list_errors is None:
+        return " | ".join(str(fault).splitlines()[:4])
+    errors = list_errors()
+    strangers = {each["loc"][:-1] for each in errors if each["loc"][-1:] in (("type",), ("role",))}
+    meant = [each for each in errors if not any(each["loc"][: len(prefix)] == prefix for prefix in strangers)] or errors
+    return " | ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in meant[:4])
 
 
 @cache
@@ -75,17 +85,30 @@ def _request_judge(api: str) -> Callable[[Any], None]:
     from pydantic import ConfigDict, TypeAdapter
 
     if api == "messages":
-        from anthropic.types.message_create_params import MessageCreateParams as kind
+        from anthropic.types import message_create_params as params
+
+        kinds = (params.MessageCreateParamsNonStreaming, params.MessageCreateParamsStreaming)
     elif api == "chat":
-        from openai.types.chat.completion_create_params import CompletionCreateParams as kind  # type: ignore[assignment]
+        from openai.types.chat import completion_create_params as params  # type: ignore[no-redef]
+
+        kinds = (params.CompletionCreateParamsNonStreaming, params.CompletionCreateParamsStreaming)
     else:
-        from openai.types.responses.response_create_params import ResponseCreateParams as kind  # type: ignore[assignment]
-    adapter = TypeAdapter(kind, config=ConfigDict(extra="forbid", defer_build=False))
+        from openai.types.responses import response_create_params as params  # type: ignore[no-redef]
+
+        kinds = (params.ResponseCreateParamsNonStreaming, params.ResponseCreateParamsStreaming)
+    strict = ConfigDict(extra="forbid")
+    adapters = [TypeAdapter(tuple[kind], config=strict) for kind in kinds]
 
     def judge(body: Any) -> None:
-        _consume(adapter.validate_python(body))
+        left_out = SAMPLING if api == "messages" else ()
+        shown = {key: value for key, value in body.items() if key not in left_out}
+        _consume(adapters[body.get("stream") is True].validate_python((shown,)))
 
     return judge
+
+
+SAMPLING = ("temperature", "top_p", "top_k")
+"""Members of Anthropic's older version (2023-06-01), which the newest SDK has forgotten."""
 
 
 def _consume(value: Any) -> None:

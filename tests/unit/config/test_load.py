@@ -506,7 +506,6 @@ UNUSED = "accepted, but without effect in this version"
         ("canary:\nprices: 1", [f"2:1: canary: {UNUSED}", f"3:1: prices: {UNUSED}"]),
         ("health: {probe: deep}", [f"2:10: health.probe: {UNUSED}"]),
         ("health: {probe: off}\ncache_: 1".partition("\n")[0], []),
-        ("chaos: {enabled: true}", [f"2:9: chaos.enabled: {UNUSED}"]),
         ("telemetry: {traces: {enabled: true}}", [f"2:22: telemetry.traces.enabled: {UNUSED}"]),
         ("store: {path: ./o.db}", [f"2:9: store.path: {UNUSED}"]),
         ("defaults: {cache: {mode: exact}}", [f"2:20: defaults.cache.mode: {UNUSED}"]),
