@@ -15,10 +15,10 @@ if command -v docker >/dev/null && docker info >/dev/null 2>&1; then
     DOCKER_BUILDKIT=1 docker build "${common[@]}" .
     docker image inspect --format "$tag: {{.Size}} bytes" "$tag"
 elif command -v podman >/dev/null; then
-    podman build --format docker --timestamp "$SOURCE_DATE_EPOCH" "${common[@]}" .
+    podman build --timestamp "$SOURCE_DATE_EPOCH" "${common[@]}" .
     podman image inspect --format "$tag: {{.Size}} bytes" "$tag"
 elif command -v buildah >/dev/null; then
-    buildah build --format docker --timestamp "$SOURCE_DATE_EPOCH" "${common[@]}" .
+    buildah build --timestamp "$SOURCE_DATE_EPOCH" "${common[@]}" .
     buildah inspect --type image --format "$tag: {{.FromImageID}}" "$tag"
 else
     echo "make image: no builder here. It takes docker with a running daemon, podman or buildah." >&2

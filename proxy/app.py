@@ -174,7 +174,7 @@ class App:
         if self.reloader is not None:
             self.reloader.close()
         if self.listeners is not None:
-            if self.config.shutdown_mode == "plain":
+            if self.config.shutdown_mode == "plain" and not self._leave.is_set():
                 self.log.write("info", "lingering", at_most_s=self.config.linger_s, idle_s=self.config.linger_idle_s)
                 await self.listeners.linger(self.config.linger_s, self.config.linger_idle_s, self._leave)
             self.log.write("info", "draining", timeout_s=self.config.drain_timeout_s)

@@ -1,4 +1,4 @@
-"""The command line: run, check, schema, explain, demo, wait, shutdown.
+"""The command line: run, check, schema, explain, demo, drill, wait, shutdown.
 
 Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration (EX_CONFIG of sysexits). Heavy rooms are imported by the
 command that needs them, so that `--version`, `wait` and `shutdown` start at once.
@@ -28,6 +28,7 @@ BAD_CONFIG: Final = 78
 
 CONFIG_DEFAULT: Final = "config.yaml"
 SECONDS_MAX: Final = 86_400.0
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,6 +130,21 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--admin-port", type=_port, default=8712, help="admin port; 0 takes a free one")
     demo.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
 
+    drill = command(
+        "drill",
+        "Inject faults into routes of a running sidecar for a while, and report whether callers noticed.",
+        "outrider drill --route chat --fault primary:error=503 --for 10s",
+        _drill,
+    )
+    drill.add_argument("--url", "--admin", type=_admin_url, default="http://127.0.0.1:8712", metavar="URL")
+    drill.add_argument("--route", action="append", default=[], metavar="NAME", help="repeatable; default: every route")
+    drill.add_argument("--fault", action="append", required=True, metavar="WHO:WHAT", help="as X-Chaos takes it")
+    drill.add_argument("--for", dest="for_s", type=_duration, default=10.0, metavar="TIME", help="10s, 500ms, 2m")
+    drill.add_argument("--watch", action="store_true", help="send nothing, look at the app's own requests")
+    drill.add_argument("--model", default="", help="for the requests sent; default: one that the route knows")
+    drill.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'")
+    drill.add_argument("--json", action="store_true", help="print the whole report")
+
     for name, text, example, go in (
         ("wait", "Wait until a sidecar has started.", "outrider wait --timeout 30", _wait),
         ("shutdown", "Ask the sidecar on this host to leave.", "outrider shutdown", _shutdown),
@@ -143,6 +159,18 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0.0 <= value <= SECONDS_MAX:  # not a number, too, which would wait for ever
         raise argparse.ArgumentTypeError(f"must be seconds from 0 to {SECONDS_MAX:.0f}, got {text!r}")
+    return value
+
+
+def _duration(text: str) -> float:
+    """Seconds from ``10s``, ``500ms``, ``2m``, or a number of seconds."""
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    try:
+        value = float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 3600.0:
+        raise argparse.ArgumentTypeError(f"must be a time such as 10s, 500ms or 2m, at most an hour, got {text!r}")
     return value
 
 
@@ -363,12 +391,59 @@ def _described(args: argparse.Namespace) -> tuple[str, str, bool, tuple[tuple[by
         stream = stream or body.get("stream") is True
         given = request.get("headers")
         headers += [(str(k), str(v)) for k, v in given.items()] if isinstance(given, dict) else []
-    for line in args.header:
+    headers += _headers(args.header)
+    return path, model, stream, tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in headers)
+
+
+def _headers(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """What ``-H 'Name: value'`` says. Raises ValueError."""
+    headers = []
+    for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
             raise ValueError(f"-H wants 'Name: value', got {line!r}")
         headers.append((name.strip(), value.strip()))
-    return path, model, stream, tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in headers)
+    return headers
+
+
+# drill ----------------------------------------------------------------------------------------------------------------
+
+
+def _drill(args: argparse.Namespace) -> int:
+    import json
+
+    from proxy.drill import DrillError, Wanted, hold
+
+    try:
+        headers = _headers(args.header)
+    except ValueError as error:
+        print(f"outrider drill: {error}", file=sys.stderr)
+        return USAGE
+    wanted = Wanted(
+        admin=args.url,
+        routes=args.route,
+        faults=args.fault,
+        for_s=args.for_s,
+        watch=args.watch,
+        model=args.model,
+        headers=headers,
+    )
+    try:
+        report = hold(wanted)
+    except DrillError as error:
+        print(f"outrider drill: {error}", file=sys.stderr)
+        return FAILED
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for route in report["routes"]:
+            told = "pass" if route["passed"] else "fail"
+            print(
+                f"{told}  {route['route']}: {route['requests']} requests, {route['failed']} failed, "
+                f"{route['failed_over']} failed over, {route['faults']} faults met"
+                + (f" - {route['why']}" if route["why"] else "")
+            )
+    return DONE if report["passed"] else FAILED
 
 
 # wait, shutdown -------------------------------------------------------------------------------------------------------

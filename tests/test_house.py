@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LEVEL = {
     "cli": 8,
-    "app": 7, "sim": 7, "demo": 7,
+    "app": 7, "sim": 7, "demo": 7, "drill": 7,
     "server": 6,
     "dispatch": 5,
     "config": 4, "upstream": 4, "store": 4, "observe": 4,

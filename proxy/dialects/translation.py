@@ -488,6 +488,8 @@ class Assembler:
     def answer(self) -> Answer:
         """The answer so far."""
         self._settle()
+        if not self._refusal and self._finish.finish is Finish.CONTENT_FILTER and self._finish.explanation:
+            self._refusal.append(self._finish.explanation)
         if self._refusal:
             self._parts.append(Refusal(text="".join(self._refusal)))
             self._refusal = []

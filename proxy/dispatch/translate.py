@@ -199,7 +199,12 @@ class Translations:
     def asked(self, index: int) -> Asked:
         """What a writer of the answer must know."""
         model = self._planned.plan.candidates[index].target.model
-        return asked_of(self._parsed, self._created, self._request_id, model)
+        asked = asked_of(self._parsed, self._created, self._request_id, model)
+        if self._endpoint is Endpoint.RESPONSES and not all(c.foreign for c in self._planned.plan.candidates):
+            # A reasoning item of our making, sent back to a target that has the API, would be looked up there and not
+            # be found.
+            return replace(asked, shows_thinking=False)
+        return asked
 
 
 def asked_of(body: Mapping[str, Any], created: int, request_id: str, model: str) -> Asked:

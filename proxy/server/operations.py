@@ -1,8 +1,8 @@
 """What an operator does to a running sidecar: circuits, targets, maintenance, canaries, drills, the log level.
 
-Every act is a POST on the admin port for callers on the same host (see `admin`), holds for a time, leaves a log line and
-stands in ``/status`` while it holds. Parameters come in the query or as a JSON object in the body; an unknown one is an
-error, for a misspelt time would be none.
+Every act is a POST on the admin port for callers on the same host (see `admin`), leaves a log line and stands in
+``/status`` while it holds. Parameters come in the query or as a JSON object in the body; an unknown one is an error,
+for a misspelt time would be none.
 
 Nothing of it is asked on the way of a request: what holds now is handed to `Cluster`, `Rollout` and `Drills`, which the
 requests read. `tick`, once a second, lets announced windows begin and what is over end.
@@ -111,7 +111,7 @@ class Operations:
         if now >= self._level_until:
             self._level_until = math.inf
             self.log.set_level(self._config.log_level)
-            self.log.write("info", "log level", level=self._config.log_level, for_s=None)
+            self.log.write("info", "log level", to=self._config.log_level, for_s=None)
 
     def routes(self) -> dict[str, Route]:
         """The POST routes by path, for `build_admin_server`."""
@@ -333,7 +333,7 @@ class Operations:
             raise _bad(f"level must be one of {', '.join(LEVELS)}{nearest(level, LEVELS)}")
         self.log.set_level(level)
         self._level_until = self._clock() + for_s
-        self.log.write("info", "log level", level=level, for_s=_finite(for_s))
+        self.log.write("info", "log level", to=level, for_s=_finite(for_s))
         return {"level": level, "for_s": _finite(for_s)}
 
     # Reports ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import envoy
+from tests.bench import envoy, foreign
 from tests.bench.load import Callers, Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,12 +72,43 @@ health: {{probe: off}}
 """
 
 
-def outrider(*launcher: str) -> Candidate:
-    """The proxy as it is installed; `launcher` replaces the `outrider` command, for the sampler."""
+def translating_config(port: int, mock: int, admin: int) -> str:
+    """A provider for each dialect, named like it, all of them the mock; what they are asked is told by a header.
+
+    Converse is called with a bearer key: to sign a request is no translation.
+    """
+    providers = "".join(
+        f"""\
+  {dialect}:
+    dialect: {dialect}
+    base_url: http://127.0.0.1:{mock}{"/v1" if dialect == "openai" else ""}
+    api_key: sk-bench
+    max_concurrency: 100000
+    models: {{"*": passthrough}}
+"""
+        for dialect in ("openai", *foreign.DIALECTS)
+    )
+    return f"""\
+version: 1
+listen:
+  data: {{host: 127.0.0.1, port: {port}}}
+  admin: {{host: 127.0.0.1, port: {admin}}}
+providers:
+{providers}\
+store: {{path: ":memory:"}}
+health: {{probe: off}}
+"""
+
+
+def outrider(*launcher: str, config: Callable[[int, int, int], str] = outrider_config) -> Candidate:
+    """The proxy as it is installed; `launcher` replaces the `outrider` command, for the sampler.
+
+    `config`: (port to listen on, port of the mock, port of the administration) to the file.
+    """
 
     def argv(port: int, mock: int, folder: Path) -> list[str]:
         file = folder / "outrider.yaml"
-        file.write_text(outrider_config(port, mock, free_port()))
+        file.write_text(config(port, mock, free_port()))
         command = launcher or (str(Path(sys.executable).with_name("outrider")),)
         return [*command, "run", "--config", str(file)]
 

@@ -10,12 +10,13 @@ Connections are opened, and warmed with answers that nobody counts, before a mea
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import cast
 
-from tests.bench.upstream import answer
+from tests.bench.upstream import Answer, answer
 
 PATH = "/v1/chat/completions"
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
@@ -40,6 +41,8 @@ class Job:
     model: str
     split: bool = False
     """Send head and body in two segments, as httpx does; else in one, as aiohttp does."""
+    target: str = ""
+    """Name of the provider to ask: that of its dialect; empty: whoever the candidate asks by default."""
 
     def request(self) -> tuple[bytes, ...]:
         """What goes on the wire, one element per write: a request body of about 1.5 KiB with 17 headers."""
@@ -49,6 +52,7 @@ class Job:
             f'{{"messages":[{{"role":"system","content":"{PROMPT * 2}"}},{{"role":"user","content":"{QUESTION * 2}"}}],'
             f'"model":"{self.model}","max_tokens":512,"temperature":0.2{wish}}}'
         ).encode()
+        target = f"X-Failover-Providers: {self.target}\r\n" if self.target else ""
         head = (
             f"POST {PATH} HTTP/1.1\r\n"
             "Host: 127.0.0.1:8711\r\n"
@@ -67,6 +71,7 @@ class Job:
             "X-Stainless-Async: async:asyncio\r\n"
             "x-stainless-retry-count: 0\r\n"
             "x-stainless-read-timeout: 600\r\n"
+            f"{target}"
             f"Content-Length: {len(body)}\r\n"
             "\r\n"
         ).encode()
@@ -204,8 +209,12 @@ class Caller(asyncio.Protocol):
 
     def _finish(self, run: Run, body: bytes) -> None:
         run.latency_s.append(time.perf_counter() - self._sent_s)
-        if body != self._said.body:
-            self._fail(f"body of {len(body)} bytes is not the {len(self._said.body)} bytes that the upstream sent")
+        if run.job.target in ("", "openai"):
+            if body != self._said.body:
+                self._fail(f"body of {len(body)} bytes is not the {len(self._said.body)} bytes that the upstream sent")
+                return
+        elif (why := mistranslated(body, self._said)):
+            self._fail(f"from {run.job.target}: {why}")
             return
         run.answered += 1
         if run.left and not run.done.is_set():
@@ -222,6 +231,29 @@ class Caller(asyncio.Protocol):
         self._transport.abort()
         run.note_wrong(f"{run.job.model}: {what}")
         run.note_end()
+
+
+def mistranslated(body: bytes, said: Answer) -> str:
+    """Why `body` is not a chat answer with the text of `said`, its usage and its proper end; empty: it is one."""
+    try:
+        if said.gap is None:
+            whole = json.loads(body)
+            choice = whole["choices"][0]
+            text, finish, usage, end = choice["message"]["content"], choice["finish_reason"], whole["usage"], True
+        else:
+            lines = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+            end = lines.pop() == b"[DONE]"
+            chunks = [json.loads(line) for line in lines]
+            choices = [choice for chunk in chunks for choice in chunk["choices"]]
+            text = "".join(choice["delta"].get("content") or "" for choice in choices)
+            finish, usage = choices[-1]["finish_reason"], chunks[-1]["usage"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        return f"no chat answer: {type(error).__name__}: {error}"
+    if text != said.text:
+        return f"text of {len(text)} characters is not the one that was said"
+    if not end or finish != "stop" or usage["total_tokens"] != 500:
+        return f"ends with {finish!r}, {usage}, {'an end mark' if end else 'no end mark'}"
+    return ""
 
 
 def unchunked(data: bytes) -> bytes:

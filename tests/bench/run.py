@@ -44,7 +44,9 @@ from tests.bench.candidates import (
     outrider,
     relay,
     start,
+    translating_config,
 )
+from tests.bench.foreign import DIALECTS
 from tests.bench.load import Callers, Job, Run
 from tests.bench.upstream import serve
 
@@ -89,6 +91,10 @@ class Row:
     digits: int = 0
     aim: float | None = None
     """Upper bound that outrider aims at: of the ratio where there is one, else of the value."""
+    beside: str = ""
+    """The row whose value of the reference the ratio is to, where the reference has none in this one."""
+    aims_at_value: bool = False
+    """The aim is one of the value although there is a ratio."""
 
 
 ROWS = (
@@ -100,11 +106,31 @@ ROWS = (
         label=f"CPU per streamed chunk ({LONG} against {SHORT} events), us",
         ratio=True,
         digits=1,
-        aim=1.3,
+        aim=1.1,
     ),
-    Row(key="chunk_whole_us", label=f"CPU of {LONG}-event streams / chunks, us", ratio=True, digits=1, aim=1.3),
+    Row(key="chunk_whole_us", label=f"CPU of {LONG}-event streams / chunks, us", ratio=True, digits=1, aim=1.1),
     Row(key="stream_base_us", label="CPU of a stream beyond its chunks, us", ratio=True),
     Row(key="burst_us", label=f"CPU per stream of {BURST} events at full speed, us", ratio=True),
+    *(
+        Row(
+            key=f"chunk_{dialect}_us",
+            label=f"CPU per streamed event, chat caller, {dialect} target, us",
+            ratio=True,
+            beside="chunk_us",
+            digits=1,
+            aim=60,
+            aims_at_value=True,
+        )
+        for dialect in DIALECTS
+    ),
+    *(
+        Row(key=f"unary_{dialect}_us", label=f"added by translation, unary 1 KiB, {dialect}, us", aim=150)
+        for dialect in DIALECTS
+    ),
+    *(
+        Row(key=f"unary_{dialect}_kib_us", label=f"  and for each further KiB of the answer, {dialect}, us", digits=1)
+        for dialect in DIALECTS
+    ),
     Row(key="unary_per_s", label=f"unary requests/s, 1 KiB, {CONCURRENCY} callers"),
     Row(key="unary_busy", label="  share of its core in use meanwhile", digits=2),
     Row(key="burst_per_s", label=f"streams/s of {BURST} events, {CONCURRENCY} callers"),
@@ -149,10 +175,11 @@ class Notes:
         values = self.values.get(row, {}).get(name)
         return statistics.median(values) if values else None
 
-    def ratios(self, row: str, name: str) -> list[float]:
+    def ratios(self, row: Row, name: str) -> list[float]:
         """Of every round, the value over the reference's value in the same round."""
-        of = self.values.get(row, {})
-        return [value / base for value, base in zip(of.get(name, ()), of.get(REFERENCE, ()), strict=False) if base > 0]
+        values = self.values.get(row.key, {}).get(name, ())
+        bases = self.values.get(row.beside or row.key, {}).get(REFERENCE, ())
+        return [value / base for value, base in zip(values, bases, strict=False) if base > 0]
 
 
 def in_turn(names: Sequence[Running], number: int) -> list[Running]:
@@ -218,6 +245,36 @@ async def measure_streams(running: Running, plan: Plan, notes: Notes) -> None:
         notes.add("burst_busy", name, cpu_s / (run.ended_s - run.began_s))
 
 
+async def measure_translated(running: Running, plan: Plan, notes: Notes) -> None:
+    """What a translated event costs in all, and what a unary answer costs more than one that is not translated.
+
+    Both sizes of unary answers, of the same process in the same round: what grows with the size is told apart.
+    """
+    name = "outrider"
+    plain: dict[int, float] = {}
+    for dialect in ("openai", *DIALECTS):
+        each: dict[int, float] = {}
+        for size in (1024, 8192):
+            run, cpu_s = await cost(running, Job(model=f"unary-{size}", target=dialect), plan.unary // 2)
+            if notes.check(name, run).wrong:
+                return
+            each[size] = cpu_s / run.answered
+        if dialect == "openai":
+            plain = each
+            continue
+        added = {size: each[size] - plain[size] for size in each}
+        notes.add(f"unary_{dialect}_us", name, added[1024] * 1e6)
+        notes.add(f"unary_{dialect}_kib_us", name, (added[8192] - added[1024]) / 7 * 1e6)
+        streams: dict[int, float] = {}
+        for events in (LONG, SHORT):
+            job = Job(model=f"stream-{events}", target=dialect)
+            run, cpu_s = await cost(running, job, plan.paced // 2, plan.paced // 2)
+            if notes.check(name, run).wrong:
+                return
+            streams[events] = cpu_s / run.answered
+        notes.add(f"chunk_{dialect}_us", name, (streams[LONG] - streams[SHORT]) / (LONG - SHORT) * 1e6)
+
+
 async def latencies(port: int, name: str, plan: Plan, notes: Notes) -> tuple[list[float], list[float]]:
     """Seconds to the whole of a unary answer, and to the first content of a stream, with one caller."""
     async with Callers(port, 1) as caller:
@@ -257,13 +314,15 @@ class Bench:
 
     async def run(self) -> None:
         await self.measure_starts()
-        async with self.all_running() as candidates:
+        async with self.all_running() as candidates, self.translating() as translating:
             if not candidates:
                 return
             for number in range(-1, self.plan.rounds):
                 for measure in (measure_unary, measure_streams) if number >= 0 else (warm,):
                     for running in in_turn(candidates, number):
                         await self.guarded(running, measure)
+                if translating is not None:
+                    await self.guarded(translating, warm if number < 0 else measure_translated)
             await self.measure_latency(candidates)
 
     async def guarded(self, running: Running, measure: Measure) -> None:
@@ -299,7 +358,8 @@ class Bench:
         try:
             return await start(candidate, self.mock, folder, self.cores)
         except NotStarted as error:
-            self.candidates.remove(candidate)
+            with contextlib.suppress(ValueError):  # the translating one is none of those that are compared
+                self.candidates.remove(candidate)
             (self.notes.wrong if candidate.must else self.notes.remarks).append(f"did not start: {error}")
             return None
 
@@ -314,6 +374,21 @@ class Bench:
             yield started
         finally:
             for running in started:
+                await running.stop()
+
+    @contextlib.asynccontextmanager
+    async def translating(self) -> AsyncIterator[Running | None]:
+        """The proxy before four dialects: a process of its own, so that the rows of one provider stay what they were.
+
+        None: outrider is not among the candidates, or this one did not start.
+        """
+        running = None
+        if any(candidate.name == "outrider" for candidate in self.candidates):
+            running = await self.try_start(outrider(config=translating_config), self.plan.starts + 1)
+        try:
+            yield running
+        finally:
+            if running is not None:
                 await running.stop()
 
     async def measure_latency(self, candidates: list[Running]) -> None:
@@ -363,7 +438,7 @@ def cell(notes: Notes, row: Row, name: str) -> str:
     if value is None:
         return "-"
     text = f"{value:.{row.digits}f}"
-    ratios = notes.ratios(row.key, name) if row.ratio and name != REFERENCE else []
+    ratios = notes.ratios(row, name) if row.ratio and name != REFERENCE else []
     if not ratios:
         return text
     return f"{text}  {statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
@@ -371,9 +446,9 @@ def cell(notes: Notes, row: Row, name: str) -> str:
 
 def reached(notes: Notes, row: Row) -> float | None:
     """What outrider reached, in the unit of the aim."""
-    if not row.ratio:
+    if not row.ratio or row.aims_at_value:
         return notes.median(row.key, "outrider")
-    ratios = notes.ratios(row.key, "outrider")
+    ratios = notes.ratios(row, "outrider")
     return statistics.median(ratios) if ratios else None
 
 
@@ -383,7 +458,7 @@ def verdict(notes: Notes, row: Row, baseline: dict[str, Any]) -> str:
     if row.aim is None:
         return was.strip()
     value = reached(notes, row)
-    unit = "x" if row.ratio else ""
+    unit = "x" if row.ratio and not row.aims_at_value else ""
     word = "" if value is None else " met" if value <= row.aim else " MISSED"
     return f"<= {row.aim:g}{unit}{word}{was}"
 

@@ -9,6 +9,9 @@ The model's name is the script, so that one connection can ask for anything and 
 | `burst-N` | the same events, one write per turn of the event loop, as fast as it turns |
 | `hold` | the role event and one content event, then silence until the caller leaves |
 
+The path says in which dialect: `/v1/chat/completions`, `/v1/messages` (Anthropic), `...:generateContent` (Gemini) or
+`/model/.../converse` (Bedrock). A translated answer has the text of the chat answer of the same name, to the letter.
+
 A raw Protocol on uvloop: one search for the head, one for the length, one for the name. It costs about a tenth of the
 candidate it answers, so that the candidate is what is measured. Paced streams are spread over the gap by one common
 ticker, because that is what tokens from many calls look like: events of different streams do not arrive together, and
@@ -24,11 +27,13 @@ import asyncio
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import uvloop
+
+from tests.bench import foreign
 
 GAP_MS = 4
 """Milliseconds between two events of a paced stream; also the number of slots over which streams are spread."""
@@ -37,6 +42,7 @@ CONTENT_BYTES = 26
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)\r\n")
 _MODEL = re.compile(rb'"model": ?"([a-z]+(?:-\d+)?)"')
+_PATH_MODEL = re.compile(rb"POST /(v1beta/models|model)/([a-z]+(?:-\d+)?)[:/]")
 
 _COMMON = (
     "date: Sat, 21 Nov 2026 12:00:00 GMT\r\n"
@@ -62,7 +68,9 @@ class Answer:
     writes: tuple[bytes, ...]
     """What goes on the wire, one element per write; the first holds the head."""
     body: bytes
-    """The body without transfer coding: what a caller must end up with."""
+    """The body without transfer coding: what a caller of this dialect must end up with."""
+    text: str
+    """What it says: all that is the same for a caller of another dialect."""
     gap: int | None
     """None: everything in one write. 0: one write per turn of the loop. `GAP_MS`: paced."""
     ends: bool = True
@@ -70,19 +78,19 @@ class Answer:
 
 
 @functools.cache
-def answer(model: str) -> Answer:
+def answer(model: str, dialect: str = "openai") -> Answer:
     """The answer to `model`. Raises ValueError for a name that is not in the table above."""
     kind, _, size = model.partition("-")
     if kind == "unary":
-        return _unary(model, int(size))
+        return _unary(model, int(size), dialect)
     if kind in ("stream", "burst"):
-        return _stream(model, int(size), gap=GAP_MS if kind == "stream" else 0)
+        return _stream(model, int(size), dialect, gap=GAP_MS if kind == "stream" else 0)
     if model == "hold":
-        return _stream(model, 1, gap=0, ends=False)
+        return _stream(model, 1, dialect, gap=0, ends=False)
     raise ValueError(f"unknown model {model!r}")
 
 
-def _unary(model: str, size: int) -> Answer:
+def _unary(model: str, size: int, dialect: str) -> Answer:
     def rendered(text: str) -> bytes:
         return _json(
             {
@@ -107,23 +115,25 @@ def _unary(model: str, size: int) -> Answer:
     room = size - len(rendered(""))
     if room < 1:
         raise ValueError(f"unary answers have at least {size - room + 1} bytes")
-    body = rendered(("word " * (room // 5 + 1))[:room])
+    text = ("word " * (room // 5 + 1))[:room]
+    body = rendered(text) if dialect == "openai" else foreign.unary(dialect, model, text)
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{_COMMON}content-length: {len(body)}\r\n\r\n"
-    return Answer(writes=(head.encode() + body,), body=body, gap=None)
+    return Answer(writes=(head.encode() + body,), body=body, text=text, gap=None)
 
 
-def _stream(model: str, contents: int, *, gap: int, ends: bool = True) -> Answer:
-    events = list(_events(model, contents))
+def _stream(model: str, contents: int, dialect: str, *, gap: int, ends: bool = True) -> Answer:
+    pieces = [f"w{number:06d} ".ljust(CONTENT_BYTES, "x") for number in range(contents)]
+    events = list(_events(model, pieces)) if dialect == "openai" else foreign.stream(dialect, model, pieces)
     if not ends:
-        events = events[:2]
-    head = (
-        f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n{_COMMON}transfer-encoding: chunked\r\n"
-    )
+        said = next(at for at, event in enumerate(events) if pieces[0].encode() in event)
+        events = events[: said + 1]
+    kind = foreign.STREAM_TYPES.get(dialect, "text/event-stream; charset=utf-8")
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{_COMMON}transfer-encoding: chunked\r\n"
     writes = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
     writes[0] = head.encode() + b"\r\n" + writes[0]
     if ends:
         writes[-1] += b"0\r\n\r\n"
-    return Answer(writes=tuple(writes), body=b"".join(events), gap=gap, ends=ends)
+    return Answer(writes=tuple(writes), body=b"".join(events), text="".join(pieces), gap=gap, ends=ends)
 
 
 USAGE = {
@@ -135,8 +145,8 @@ USAGE = {
 }
 
 
-def _events(model: str, contents: int) -> Iterator[bytes]:
-    """Role, `contents` content events, finish, usage, `[DONE]`: `contents` + 4 in all."""
+def _events(model: str, pieces: Sequence[str]) -> Iterator[bytes]:
+    """Role, a content event for each of `pieces`, finish, usage, `[DONE]`: four more than pieces."""
 
     def event(choices: list[dict[str, object]], usage: object = None) -> bytes:
         chunk = {
@@ -153,8 +163,8 @@ def _events(model: str, contents: int) -> Iterator[bytes]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
 
     yield event(choice({"role": "assistant", "content": ""}))
-    for number in range(contents):
-        yield event(choice({"content": f"w{number:06d} ".ljust(CONTENT_BYTES, "x")}))
+    for piece in pieces:
+        yield event(choice({"content": piece}))
     yield event(choice({}, "stop"))
     yield event([], USAGE)
     yield b"data: [DONE]\n\n"
@@ -225,13 +235,18 @@ class Connection(asyncio.Protocol):
             self._held = data
             return
         self._held = b""
-        self._answer(_MODEL.search(data, head))
+        if data.startswith(b"POST /v1/chat/"):
+            self._answer("openai", _MODEL.search(data, head), 1)
+        elif data.startswith(b"POST /v1/messages"):
+            self._answer("anthropic", _MODEL.search(data, head), 1)
+        else:
+            self._answer("bedrock" if data.startswith(b"POST /model/") else "gemini", _PATH_MODEL.match(data), 2)
 
-    def _answer(self, model: re.Match[bytes] | None) -> None:
+    def _answer(self, dialect: str, model: re.Match[bytes] | None, group: int) -> None:
         if model is None:
             self.transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
             return
-        said = answer(model[1].decode())
+        said = answer(model[group].decode(), dialect)
         self.transport.write(said.writes[0])
         if said.gap:
             self._pacer.join(self, iter(said.writes[1:]))

@@ -66,6 +66,8 @@ def _blob(part: Image | Document | Media, facts: ModelFacts, own: bool) -> dict[
     if not own:
         if uri.startswith("gs://") and facts.vendor != "vertex":
             raise NotPortable("file_id", "only Vertex reads from a storage bucket")
+        if not uri.startswith(("gs://", "http://", "https://")):
+            raise NotPortable("url_images" if kind == "image" else "documents", "the address is not one of the web")
         if facts.url_images is False and not uri.startswith("gs://"):
             raise NotPortable("vision" if kind == "image" else "documents", "the target fetches nothing by URL")
     data = {"fileUri": uri}

@@ -33,6 +33,7 @@ from proxy.dialects.chat import (
     ToolResult,
     Turn,
 )
+from proxy.dialects.linking import linked
 
 OPAQUE: Final = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
 _ROLES: Final = {"user": Role.USER, "function": Role.USER, "": Role.USER, "model": Role.ASSISTANT}
@@ -82,7 +83,7 @@ def read_request(body: Json) -> Request:
     return Request(
         dialect="gemini",
         model=model if isinstance(model, str) else "",
-        turns=tuple(turns),
+        turns=linked(turns),
         tools=tools,
         choice=choice,
         needs=tuple(reading.needs),

@@ -10,6 +10,7 @@ from proxy.dialects.openai.words import (
     DIALECT,
     FINISH_REASON,
     TIERS,
+    annotation_out,
     block_out,
     mapping,
     objects,
@@ -89,7 +90,7 @@ def _message(answer: Answer, asked: Asked, wishes: Wishes) -> dict[str, Any]:
     for part in answer.parts:
         if isinstance(part, Text):
             texts.append(part.text)
-            annotations += part.annotations
+            annotations += [out for each in part.annotations if (out := annotation_out(each)) is not None]
             if part.signature:
                 more["extra_content"] = signature_out(part.signature)
         elif isinstance(part, Refusal):

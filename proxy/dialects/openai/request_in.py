@@ -20,6 +20,7 @@ from proxy.dialects.chat import (
     Request,
     Tool,
 )
+from proxy.dialects.linking import linked
 from proxy.dialects.openai import messages_in
 from proxy.dialects.openai.words import mapping, objects, string
 
@@ -74,7 +75,7 @@ def read_request(body: Json) -> Request:
     return Request(
         dialect="chat",
         model=string(body.get("model")),
-        turns=turns,
+        turns=linked(turns),
         tools=tools,
         verbosity=string(body.get("verbosity")),
         service_tier=string(body.get("service_tier")),
@@ -90,7 +91,7 @@ def read_request(body: Json) -> Request:
 def _rest(body: Json, extra: dict[str, Any], needs: list[Need]) -> None:
     """Everything that has no place in the canonical form, and what of it the answer depends on."""
     for key, value in body.items():
-        if key in READ or value is None:
+        if key in READ or value is None or (key == "n" and value == 1):
             continue
         extra[key] = value
         if key == "n":

@@ -26,7 +26,7 @@ from proxy.dialects.chat import (
     Used,
 )
 from proxy.dialects.openai.answer_out import Wishes, answer_id, free_text
-from proxy.dialects.openai.words import DIALECT, TIERS, block_out, signature_out, usage_out
+from proxy.dialects.openai.words import DIALECT, TIERS, annotation_out, block_out, signature_out, usage_out
 
 
 class ChatStreamWriter:
@@ -93,7 +93,8 @@ class ChatStreamWriter:
             self._is_told = True
             return self._chunk({"refusal": event.text})
         if isinstance(event, Annotated):
-            return self._chunk({"annotations": [event.annotation]})
+            annotation = annotation_out(event.annotation)
+            return self._chunk({"annotations": [annotation]}) if annotation is not None else b""
         if isinstance(event, Stopped):
             self._finish = event.finish
             if event.explanation and event.finish is Finish.CONTENT_FILTER and not self._is_told:

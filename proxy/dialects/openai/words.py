@@ -177,6 +177,18 @@ def usage_in(raw: Any) -> Usage | None:
     )
 
 
+def annotation_out(raw: Json) -> Json | None:
+    """A citation as chat knows it, with the members that callers rely on; None: of a kind that only the Responses API
+    has, over which strict callers stumble."""
+    if raw.get("type") in ("file_citation", "container_file_citation", "file_path"):
+        return None
+    cited = raw.get("url_citation")
+    if not isinstance(cited, Mapping):
+        return raw
+    told = {key: value for key, value in cited.items() if value is not None}
+    return {**raw, "url_citation": {"start_index": 0, "end_index": 0, "title": "", "url": "", **told}}
+
+
 def usage_out(usage: Usage) -> dict[str, Any]:
     """OpenAI's usage object; one that came in this form keeps its details."""
     prompt, output, raw = usage.prompt, usage.output, usage.raw

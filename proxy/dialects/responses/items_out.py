@@ -80,7 +80,8 @@ class ItemsWriter:
         for self._at in range(first, len(turns)):
             turn = turns[self._at]
             if turn.role is Role.ASSISTANT:
-                self._close()
+                if self._at == first or turns[self._at - 1].role is not Role.ASSISTANT:
+                    self._close()  # else the results of both turns may still come
                 self._said(turn)
             elif turn.role is Role.SYSTEM:
                 self._close()
@@ -338,8 +339,7 @@ class ItemsWriter:
         return out
 
     def _check_home(self) -> None:
-        """A chat caller's files may live where ours do; those of anybody else do not."""
-        if not self._own and self._request.dialect != "chat":
+        if not self._own:
             raise NotPortable("file_id", "a file lives at the caller's provider")
 
     def _media(self, part: Media) -> Item:

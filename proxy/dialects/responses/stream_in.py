@@ -165,7 +165,7 @@ class ResponsesStreamReader:
     # Events -----------------------------------------------------------------------------------------------------------
 
     def _event(self, event: Json, out: list[Event]) -> None:
-        kind = event.get("type")
+        kind = string(event.get("type"))
         if kind == "response.output_text.delta":
             self._text(event, out)
         elif kind in _ARGUMENTS:

@@ -20,6 +20,15 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _wanted(schema: Any) -> set[str] | None:
+    return properties(schema) if schema else None
+
+
+def _limit(value: Any) -> int | None:
+    """A limit that any provider would take."""
+    return value if isinstance(value, int) and value > 0 else None
+
+
 def _stops(value: Any) -> list[str]:
     return [each for each in _list(value) if isinstance(each, str)]
 
@@ -28,7 +37,9 @@ def _stops(value: Any) -> list[str]:
 
 
 def of_chat(body: Json) -> Meant:
-    out = Meant(limit=body.get("max_completion_tokens") or body.get("max_tokens"), stop=_stops(body.get("stop")))
+    out = Meant(
+        limit=_limit(body.get("max_completion_tokens") or body.get("max_tokens")), stop=_stops(body.get("stop"))
+    )
     for message in body["messages"]:
         role = {"developer": "system", "function": "tool"}.get(message["role"], message["role"])
         if role == "tool":
@@ -44,13 +55,13 @@ def of_chat(body: Json) -> Meant:
         old = message.get("function_call")
         if old:
             out.calls.append((f"old#{len(out.calls)}", old["name"], parse(old.get("arguments"))))
-    tools = [*_list(body.get("tools")), *({"function": each} for each in _list(body.get("functions")))]
-    for tool in tools:
+    for tool in _list(body.get("tools")) or [{"function": each} for each in _list(body.get("functions"))]:
         _chat_tool(out, tool)
     out.choice = _openai_choice(body.get("tool_choice", body.get("function_call")))
+    out.allowed = _openai_allowed(body.get("tool_choice"))
     form = body.get("response_format") or {}
     if form.get("type") == "json_schema":
-        out.schema = properties((form.get("json_schema") or {}).get("schema"))
+        out.schema = _wanted((form.get("json_schema") or {}).get("schema"))
     return out
 
 
@@ -70,7 +81,8 @@ def _chat_content(out: Meant, role: str | None, content: Any) -> str:
             stated = part["image_url"]
             out.images[url(stated if isinstance(stated, str) else stated["url"])] += 1
         elif kind == "input_audio":
-            out.files.append(plain(part["input_audio"]["data"]))
+            held = part["input_audio"]
+            out.files.append(plain(held if isinstance(held, str) else held["data"]))
         elif kind in ("file", "video_url", "audio_url", "document_url", "file_url"):
             stated = part[kind] if isinstance(part[kind], dict) else {"url": part[kind]}
             found = stated.get("file_data") or stated.get("url")
@@ -96,10 +108,17 @@ def _openai_choice(choice: Any) -> str:
     if isinstance(choice, dict):
         inner = choice.get("function") or choice.get("custom") or choice
         if choice.get("type") == "allowed_tools":
-            inner = choice.get("allowed_tools") or choice
-            return str(inner.get("mode", "auto"))
+            return str((choice.get("allowed_tools") or choice).get("mode", "auto"))
         return f"={inner['name']}" if "name" in inner else "auto"
     return {"any": "required", None: "auto"}.get(choice, str(choice))
+
+
+def _openai_allowed(choice: Any) -> frozenset[str]:
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return frozenset()
+    listed = (choice.get("allowed_tools") or choice).get("tools") or []
+    names = ((each.get("function") or each.get("custom") or each).get("name") for each in listed)
+    return frozenset(name for name in names if name)
 
 
 # Responses ------------------------------------------------------------------------------------------------------------
@@ -115,13 +134,19 @@ def of_responses(body: Json) -> Meant:
         _responses_item(out, item)
     for tool in _list(body.get("tools")):
         if tool.get("type", "function") in ("function", "custom"):
-            out.tools[tool["name"]] = (tool.get("description") or "", properties(tool.get("parameters")))
+            inner = tool.get("function") or tool  # some servers take chat's form as well
+            fields = properties(inner.get("parameters") or tool.get("parameters"))
+            out.tools[tool.get("name") or inner["name"]] = (
+                tool.get("description") or inner.get("description") or "",
+                fields,
+            )
         else:
             out.hosted.append(str(tool.get("type")))
     out.choice = _openai_choice(body.get("tool_choice"))
+    out.allowed = _openai_allowed(body.get("tool_choice"))
     form = (body.get("text") or {}).get("format") or {}
     if form.get("type") == "json_schema":
-        out.schema = properties(form.get("schema"))
+        out.schema = _wanted(form.get("schema"))
     out.hosted += [key for key in ("previous_response_id", "conversation", "prompt") if body.get(key)]
     return out
 
@@ -175,10 +200,11 @@ def of_messages(body: Json) -> Meant:
         else:
             out.hosted.append(tool["type"])
     choice = body.get("tool_choice") or {}
-    out.choice = f"={choice['name']}" if "name" in choice else {"any": "required"}.get(choice.get("type", "auto"), choice.get("type", "auto"))  # fmt: skip
+    mode = choice.get("type", "auto")
+    out.choice = f"={choice['name']}" if "name" in choice else "required" if mode == "any" else mode
     form = (body.get("output_config") or {}).get("format") or body.get("output_format") or {}
     if form.get("type") == "json_schema":
-        out.schema = properties(form["schema"])
+        out.schema = _wanted(form["schema"])
     out.hosted += [key for key in ("container", "mcp_servers") if body.get(key)]
     return out
 
@@ -252,8 +278,7 @@ def of_generate(body: Json) -> Meant:
     mode, allowed = str(calling.get("mode", "AUTO")).upper(), calling.get("allowedFunctionNames") or []
     out.choice = f"={allowed[0]}" if mode == "ANY" and len(allowed) == 1 else _MODES.get(mode, "auto")
     schema = config.get("responseJsonSchema") or config.get("responseSchema")
-    if schema is not None:
-        out.schema = properties(schema)
+    out.schema = _wanted(schema)
     if body.get("cachedContent"):
         out.hosted.append("cachedContent")
     return out
@@ -313,9 +338,7 @@ def of_converse(body: Json) -> Meant:
     out.choice = f"={choice['tool']['name']}" if "tool" in choice else "required" if "any" in choice else "auto"
     structure = ((body.get("outputConfig") or {}).get("textFormat") or {}).get("structure") or {}
     if structure:
-        out.schema = properties(structure["jsonSchema"]["schema"])
-    if body.get("guardrailConfig"):
-        out.hosted.append("guardrailConfig")
+        out.schema = _wanted(structure["jsonSchema"]["schema"])
     return out
 
 

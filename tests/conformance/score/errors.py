@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -24,7 +25,8 @@ EXPECTED: Final[Mapping[int, set[Class]]] = {
     400: _REQUEST | {Class.SERVER_ERROR, Class.RATE_LIMIT, Class.TIMEOUT},  # 3.7: a model's own failures at Groq
     401: {Class.AUTH},
     402: {Class.QUOTA_EXCEEDED},
-    403: {Class.PERMISSION, Class.AUTH, Class.CONTENT_POLICY, Class.QUOTA_EXCEEDED, Class.MODEL_NOT_FOUND, Class.SERVER_ERROR},
+    403: {Class.PERMISSION, Class.AUTH, Class.CONTENT_POLICY, Class.QUOTA_EXCEEDED, Class.MODEL_NOT_FOUND}
+    | {Class.SERVER_ERROR},
     404: {Class.MODEL_NOT_FOUND, Class.INVALID_REQUEST, Class.PERMISSION},
     408: {Class.TIMEOUT},
     413: {Class.INVALID_REQUEST, Class.RATE_LIMIT, Class.CONTEXT_LENGTH},
@@ -51,6 +53,18 @@ _TOLD: Final = (
     ("insufficient balance", {Class.QUOTA_EXCEEDED}),
 )
 """Sentences that leave one class only, whatever the status."""
+_GROUNDS: Final[Mapping[Class, str]] = {
+    Class.CONTEXT_LENGTH: "token|context",
+    Class.CONTENT_POLICY: "polic|filter|safety|flagged|inspection|moderation",
+    Class.MODEL_NOT_FOUND: "model|deployment|not.?found|no endpoints found",
+    Class.AUTH: "api.?key|token|authenti|credential|signature|unauthorized",
+    Class.PERMISSION: "not allowed|permission|access|denied|region|country|location|precondition|enabled|form",
+    Class.QUOTA_EXCEEDED: "credit|quota|limit|balance|billing",
+    Class.RATE_LIMIT: "rate.?limit|too many|throttl",
+    Class.SERVER_ERROR: "server|failed|<html|overload",
+    Class.TIMEOUT: "time",
+}
+"""What a body must at least speak of before a status that stands for much may be given this class."""
 _DIALECTS: Final = {"messages": "anthropic", "generate": "gemini", "converse": "bedrock", "invoke": "bedrock"}
 
 
@@ -81,6 +95,9 @@ def differences(record: Record) -> list[str]:
     allowed = EXPECTED.get(record.status, EXPECTED[500] if record.status >= 500 else _REQUEST)
     if stated != record.status:
         allowed = allowed | EXPECTED.get(stated, set())
+    if record.status in (400, 403, 404, 422):
+        text = record.body.decode("utf-8", "replace").lower() + str(headers).lower()
+        allowed = {cls for cls in allowed if cls not in _GROUNDS or re.search(_GROUNDS[cls], text)}
     allowed = next((classes for words, classes in _TOLD if words in told.lower()), allowed)
     if outcome.cls not in allowed:
         out.append(f"{record.status} {told[:80]!r} became {outcome.cls}")

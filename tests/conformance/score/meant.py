@@ -34,10 +34,12 @@ class Meant:
     """What only the dialect's own provider can do."""
     choice: str = "auto"
     """auto, none, required, or ``=`` and a tool's name."""
+    allowed: frozenset[str] = frozenset()
+    """The only tools that may be called; empty: all."""
     limit: int | None = None
     stop: list[str] = field(default_factory=list)
     schema: set[str] | None = None
-    """Properties of the structured output's schema; None: none was asked for."""
+    """Properties of the structured output's schema; None: none was asked for, or one that says nothing."""
 
     def say(self, role: str, text: Any) -> None:
         if isinstance(text, str) and text.strip():
@@ -98,8 +100,9 @@ def differences(want: Meant, got: Meant, names: Mapping[str, str], format_tool: 
         out.append(f"{sum(want.images.values())} images became {sum(got.images.values())}")
     everything = squash("".join(text for texts in got.words.values() for text in texts))
     everything += squash("".join(_flat(value) for _, value in got.results))
+    kept = {squash(_decoded(each)) for each in got.files}
     for each in want.files:
-        if each not in got.files and squash(_decoded(each)) not in everything:
+        if squash(_decoded(each)) not in kept and squash(_decoded(each)) not in everything:
             out.append(f"file {each[:40]!r} is gone")
     out += _tools(want, got, names, format_tool)
     out += _settings(want, got, names, format_tool, warnings)
@@ -171,15 +174,19 @@ def _same_result(want: Any, got: Any) -> bool:
     return _value(want) == _value(got) or squash(_flat(want)) == squash(_flat(got))
 
 
+_MARK = re.compile(r"\((?:image|file|document): see the next message\)")
+"""What stands in a tool's text for a picture that the dialect cannot hold there (2.2)."""
+
+
 def _value(value: Any) -> Any:
     """A result without the envelopes that dialects put around it."""
     if isinstance(value, str):
-        text = value.strip().removeprefix("Error:").strip()
+        text = _MARK.sub("", value).strip().removeprefix("Error:").strip()
         parsed = wire.load(text)
         return text if parsed is None or isinstance(parsed, str) else _value(parsed)
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("output", "result", "error"):
         return _value(next(iter(value.values())))
-    return value
+    return "" if value in ({}, [], None) else value
 
 
 def _flat(value: Any) -> str:
@@ -206,7 +213,8 @@ def _tools(want: Meant, got: Meant, names: Mapping[str, str], format_tool: str) 
     if want.choice == "none" and not there:
         return []
     out = []
-    if missing := [name for name in want.tools if name not in there]:
+    asked_for = [name for name in want.tools if not want.allowed or name in want.allowed]
+    if missing := [name for name in asked_for if name not in there]:
         out.append(f"tools {missing} are gone")
     if added := [name for name in there if name not in want.tools and name not in stubs]:
         out.append(f"tools {added} were added")
@@ -239,7 +247,7 @@ def _settings(want: Meant, got: Meant, names: Mapping[str, str], format_tool: st
         there = got.tools.get(format_tool, ("", got.schema))[1] if format_tool else got.schema
         if there is None or want.schema - there:
             out.append(f"schema {sorted(want.schema)} became {there}")
-    elif got.schema is not None:
+    elif got.schema and format_tool not in got.tools:
         out.append("a schema out of nothing")
     return out
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from tests.conformance.score.oracle import parse
 
@@ -75,7 +76,7 @@ def value_of(content: Any) -> Any:
     """A tool's result as a value: JSON where it is JSON, without the envelope that Gemini demands."""
     if isinstance(content, str):
         text = content.strip()
-        text = re.sub(r"^Error: ", "", text)
+        text = re.sub(r"^Error: |\s*\((?:image|file): see the next message\)", "", text)
         try:
             content = json.loads(text) if text[:1] in "{[" and text else text
         except ValueError:
@@ -88,13 +89,13 @@ def value_of(content: Any) -> Any:
 
 
 def print_of(data: str) -> str:
-    """A short name for a base64 text, by its bytes."""
-    raw = data.strip()
-    try:
-        raw_bytes = base64.b64decode(raw.translate(str.maketrans("-_", "+/")) + "=" * (-len(raw) % 4))
-    except ValueError:
-        raw_bytes = raw.encode()
-    return hashlib.sha1(raw_bytes).hexdigest()[:12]
+    """A short name for a base64 text, whatever its alphabet and padding."""
+    plain = re.sub(r"\s", "", data).replace("-", "+").replace("_", "/").rstrip("=")
+    return hashlib.sha1(plain.encode()).hexdigest()[:12]
+
+
+_NUMBERED = {"1": "string", "2": "number", "3": "integer", "4": "boolean", "5": "array", "6": "object"}
+"""Types by their number in Google's enumeration."""
 
 
 def shape(schema: Any, root: Any = None, depth: int = 0) -> Any:
@@ -106,9 +107,14 @@ def shape(schema: Any, root: Any = None, depth: int = 0) -> Any:
         target: Any = root
         for step in ref.removeprefix("#/").split("/"):
             target = target.get(step, {}) if isinstance(target, dict) else {}
-        return shape({**target, **{key: each for key, each in schema.items() if key != "$ref"}}, root, depth + 1)
+        return shape(
+            {**target, **{key: each for key, each in schema.items() if key != "$ref" and each}}, root, depth + 1
+        )
     kind = schema.get("type")
-    kinds = sorted({str(each).lower() for each in (kind if isinstance(kind, list) else [kind]) if each} - {"null"})
+    kinds = sorted(
+        {_NUMBERED.get(str(each), str(each)).lower() for each in (kind if isinstance(kind, list) else [kind]) if each}
+        - {"null"}
+    )
     found: Json = {}
     if kinds:
         found["type"] = kinds
@@ -120,7 +126,7 @@ def shape(schema: Any, root: Any = None, depth: int = 0) -> Any:
         found["needed"] = sorted(needed)
     if isinstance(items := schema.get("items"), dict) and items:
         found["items"] = shape(items, root, depth + 1)
-    options = schema.get("anyOf") or schema.get("oneOf")
+    options = schema.get("anyOf") or schema.get("oneOf") or schema.get("any_of")
     if isinstance(options, list):
         inner = [shape(each, root, depth + 1) for each in options if each.get("type") not in ("null", "NULL")]
         if len(inner) == 1 and isinstance(inner[0], dict):
@@ -144,7 +150,9 @@ def _take(out: Plea, body: Json, names: dict[str, str]) -> None:
 
 
 def _unread(body: Json, known: str) -> set[str]:
-    return {key for key, value in body.items() if key not in known.split() and value not in (None, [], {}, "")}
+    nothing = (None, [], {}, "", False)
+    said = {key for key, value in body.items() if key not in known.split() and value not in nothing}
+    return said - ({"n"} if body.get("n") == 1 else set())
 
 
 # Chat -----------------------------------------------------------------------------------------------------------------
@@ -194,7 +202,7 @@ def of_chat(body: Json) -> Plea:
             out.tools[inner["name"]] = (inner.get("description") or "", shape(inner.get("parameters")))
         else:
             out.server_tools.append(str(tool.get("type")))
-    for old in body.get("functions") or []:
+    for old in (body.get("functions") or []) if not out.tools else []:
         out.tools[old["name"]] = (old.get("description") or "", shape(old.get("parameters")))
     _openai_choice(out, body.get("tool_choice", body.get("function_call")))
     out.parallel = body.get("parallel_tool_calls") is not False
@@ -207,7 +215,8 @@ def of_chat(body: Json) -> Plea:
     if form.get("type") == "json_object":
         out.format = ("object",)
     elif form.get("type") == "json_schema":
-        out.format = ("schema", shape((form.get("json_schema") or {}).get("schema")))
+        inner = form.get("json_schema") or {}
+        out.format = ("schema", shape(inner.get("schema", inner if "properties" in inner else form.get("schema"))))
     effort = body.get("reasoning_effort") or (body.get("reasoning") or {}).get("effort")
     if effort is not None:
         out.reasoning = ("effort", effort)
@@ -292,7 +301,8 @@ def _chat_media(parts: list[Json]) -> Iterator[str]:
             url = url.get("url") if isinstance(url, dict) else url
             yield _address(url) if url else f"file:{part.get('file_id')}"
         elif kind == "input_audio":
-            yield print_of(part["input_audio"]["data"])
+            sound = part["input_audio"]
+            yield print_of(sound if isinstance(sound, str) else sound["data"])
         elif kind in ("file", "input_file"):
             inner = part.get("file") or part
             if _text_file(part):
@@ -303,7 +313,7 @@ def _chat_media(parts: list[Json]) -> Iterator[str]:
                 yield inner["file_url"]
             else:
                 yield f"file:{inner.get('file_id')}"
-        elif kind in ("video_url", "audio_url", "document_url"):
+        elif kind in ("video_url", "audio_url", "document_url", "file_url"):
             yield _address(part[kind]["url"] if isinstance(part[kind], dict) else part[kind])
 
 
@@ -314,9 +324,7 @@ def _address(url: str) -> str:
     head, _, data = url.partition(",")
     if ";base64" in head:
         return print_of(data)
-    from urllib.parse import unquote_to_bytes
-
-    return hashlib.sha1(unquote_to_bytes(data)).hexdigest()[:12]
+    return print_of(base64.b64encode(unquote_to_bytes(data)).decode())
 
 
 # Responses ------------------------------------------------------------------------------------------------------------
@@ -354,7 +362,8 @@ def of_responses(body: Json) -> Plea:
                 step.media.extend(_chat_media(told))
     for tool in body.get("tools") or []:
         if tool.get("type") == "function":
-            out.tools[tool["name"]] = (tool.get("description") or "", shape(tool.get("parameters")))
+            inner = {**(tool.get("function") or {}), **tool}  # some callers write it as for chat, and are understood
+            out.tools[inner["name"]] = (inner.get("description") or "", shape(inner.get("parameters")))
         elif tool.get("type") == "custom":
             out.tools[tool["name"]] = (tool.get("description") or "", "text")
         else:
@@ -508,8 +517,8 @@ def of_generate(body: Json) -> Plea:
     _take(out, settings, {"temperature": "temperature", "topP": "top_p", "topK": "top_k", "seed": "seed",
                           "presencePenalty": "presence", "frequencyPenalty": "frequency"})  # fmt: skip
     out.stop = list(settings.get("stopSequences") or [])
-    schema = settings.get("responseJsonSchema") or settings.get("responseSchema")
-    if schema:
+    schema = settings.get("responseJsonSchema", settings.get("responseSchema"))
+    if schema is not None:
         out.format = ("schema", shape(schema))
     elif settings.get("responseMimeType") == "application/json":
         out.format = ("object",)

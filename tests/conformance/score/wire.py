@@ -42,11 +42,6 @@ def load(text: str | bytes) -> Any:
         return None
 
 
-def dump(value: Any) -> str:
-    """JSON as it goes over the wire."""
-    return json.dumps(value, ensure_ascii=False)
-
-
 def bare(body: bytes) -> Any:
     """JSON at the end of a stream that is no event at all (Gemini, GPUStack's ``error: {...}``); None: there is none."""
     lines = body.replace(b"\r", b"\n").split(b"\n")

@@ -8,6 +8,7 @@ decides, field by field (`HINTS`).
 from __future__ import annotations
 
 import copy
+import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,7 +81,7 @@ def judge(record_api: str, asked: dict[str, Any], target: str, facts: ModelFacts
     try:
         request = caller.read_request(asked)
     except Malformed as fault:
-        return Verdict([f"malformed: {fault}"])
+        return Verdict([], f"malformed: {fault}")
     try:
         encoded = registry.speaker(target).write_request(request, facts)
     except NotPortable as obstacle:
@@ -105,11 +106,27 @@ def compare(want: Plea, got: Plea, encoded: Encoded, caller: str, target: str) -
     found += _system(want, got, warned)
     found += _steps(want, got, warned, back, caller)
     found += _tools(want, got, warned, back)
-    found += _settings(want, got, warned, target)
+    found += _settings(want, got, warned, target, back)
     if caller != target:
         found += [
             f"{field} is lost in silence" for field in sorted(want.unread) if not _is_told(field, warned, encoded)
         ]
+    return found
+
+
+def same_request(want: Plea, got: Plea, encoded: Encoded) -> list[str]:
+    """What of a conversation, its tools and the form of its answer two requests of one dialect say differently."""
+    warned = Warned(encoded.warnings)
+    back = dict(encoded.names)
+    found = _system(want, got, warned)
+    if encoded.format_tool and want.format is not None:
+        got.tools.pop(encoded.format_tool, None)
+        got = replace(got, format=want.format, choice=want.choice)
+    found += _steps(want, got, warned, back, "chat")
+    found += _tools(want, got, warned, back)
+    found += _choice(want, got, warned, back)
+    if (want.format and want.format[0]) != (got.format and got.format[0]) and not warned.of("format", "schema"):
+        found.append(f"format {_clip(repr(want.format))} became {_clip(repr(got.format))}")
     return found
 
 
@@ -168,11 +185,14 @@ def _system(want: Plea, got: Plea, warned: Warned) -> list[str]:
 def _steps(want: Plea, got: Plea, warned: Warned, back: dict[str, str], caller: str) -> list[str]:
     left, right = _bare(want.steps), _bare(got.steps)
     if [step.side for step in left] != [step.side for step in right]:
+        left, right = _folded(left), _folded(right)
+    if [step.side for step in left] != [step.side for step in right]:
         return [f"sides {_sides(left)} became {_sides(right)}"]
     found = []
     for a, b in zip(left, right, strict=True):
         said, told = pleas.squeezed("".join(a.words)), pleas.squeezed("".join(b.words))
-        if (said != told and not _in_order(a.words, told)) or (said != told and not warned and len(told) - len(said) > REMARK_MAX):
+        is_longer = len(told) - len(said) > REMARK_MAX and not warned
+        if said != told and (is_longer or not _in_order(a.words, told)):
             found.append(f"{a.side} says {_clip(said)} became {_clip(told)}")
         if len(a.calls) != len(b.calls):
             found.append(f"calls {[c[1] for c in a.calls]} became {[c[1] for c in b.calls]}")
@@ -183,7 +203,8 @@ def _steps(want: Plea, got: Plea, warned: Warned, back: dict[str, str], caller: 
                 found.append(f"arguments {_clip(repr(arguments))} became {_clip(repr(new_arguments))}")
         if sorted(a.media) != sorted(b.media):
             found.append(f"media {a.media} became {b.media}")
-    return found + _results(_answered(left), _answered(right), caller)
+    everything = pleas.squeezed("".join(word for step in right for word in step.words))
+    return found + _results(_answered(left), _answered(right), caller, everything)
 
 
 REMARK_MAX = 200
@@ -204,7 +225,7 @@ def _answered(steps: list[Step]) -> list[tuple[int, Any, bool]]:
             calls.append((call_id, name))
         for call_id, value, is_error in step.results:
             named = call_id.removeprefix("=") if call_id.startswith("=") else None
-            hits = [n for n, call in enumerate(calls) if (call[1] == named if named else call[0] == call_id)]
+            hits = [n for n, call in enumerate(calls) if (call[1] == named if named else call_id in (call[0], ""))]
             pending = [n for n in hits if n in is_open]
             number = (pending[0] if named or not call_id else pending[-1]) if pending else hits[-1] if hits else -1
             is_open.discard(number)
@@ -212,11 +233,16 @@ def _answered(steps: list[Step]) -> list[tuple[int, Any, bool]]:
     return found
 
 
-def _results(want: list[tuple[int, Any, bool]], got: list[tuple[int, Any, bool]], caller: str) -> list[str]:
+def _results(want: list[tuple[int, Any, bool]], got: list[tuple[int, Any, bool]], caller: str, words: str) -> list[str]:
     found = []
     left = list(got)
     for number, value, is_error in want:
         hit = next((each for each in left if each[0] == number and _same_result(value, each[1])), None)
+        if hit is None and number < 0:
+            # 2.1: the result of a call that nobody made is told in words.
+            if pleas.squeezed(value if isinstance(value, str) else json.dumps(value)) not in words:
+                found.append(f"the result {_clip(repr(value))} of no call is lost")
+            continue
         if hit is None:
             found.append(f"result {number} {_clip(repr(value))} became {_clip(repr(got))}")
             continue
@@ -249,6 +275,27 @@ def _bare(steps: list[Step]) -> list[Step]:
             last.media += step.media
         else:
             out.append(Step(step.side, words, list(step.calls), list(step.results), list(step.media)))
+    return out
+
+
+def _folded(steps: list[Step]) -> list[Step]:
+    """Calls one after another taken as one batch: a writer may answer each before the next where two turns of the model
+    stood side by side."""
+    out: list[Step] = []
+    for n, step in enumerate(steps):
+        only_results = step.side == "user" and not (step.words or step.media)
+        if out and only_results and n + 1 < len(steps) and len(out) > 1 and out[-1].side == "assistant":
+            held = out[-1]
+            held.results += step.results
+        elif out and out[-1].side == step.side == "assistant":
+            out[-1].words += step.words
+            out[-1].calls += step.calls
+            out[-1].media += step.media
+        else:
+            if step.side == "user" and out and out[-1].results and out[-1].side == "assistant":
+                step.results = out[-1].results + step.results
+                out[-1].results = []
+            out.append(step)
     return out
 
 
@@ -334,7 +381,7 @@ NUMBER_WORDS = {
 }
 
 
-def _settings(want: Plea, got: Plea, warned: Warned, target: str) -> list[str]:
+def _settings(want: Plea, got: Plea, warned: Warned, target: str, back: dict[str, str]) -> list[str]:
     found = []
     for name, words in NUMBER_WORDS.items():
         told = name in got.numbers or want.numbers.get(name) != NEUTRAL.get(name)
@@ -342,7 +389,7 @@ def _settings(want: Plea, got: Plea, warned: Warned, target: str) -> list[str]:
             found.append(f"{name} {want.numbers[name]} became {got.numbers.get(name)}")
         if name in got.numbers and name not in want.numbers:
             found.append(f"{name} out of nothing: {got.numbers[name]}")
-    if want.limit is not None and got.limit != want.limit and not warned.of("max", "token"):
+    if want.limit is not None and want.limit > 0 and got.limit != want.limit and not warned.of("max", "token"):
         found.append(f"limit {want.limit} became {got.limit}")
     if target == "messages" and got.limit is None:
         found.append("no limit")
@@ -359,11 +406,12 @@ def _settings(want: Plea, got: Plea, warned: Warned, target: str) -> list[str]:
         found.append(f"reasoning {want.reasoning} became {got.reasoning}")
     if want.tools and not want.parallel and got.parallel and not warned.of("parallel", "choice"):
         found.append("parallel calls are allowed")
-    return found + _choice(want, got, warned)
+    return found + _choice(want, got, warned, back)
 
 
-def _choice(want: Plea, got: Plea, warned: Warned) -> list[str]:
-    if not want.tools or want.choice == got.choice or warned.of("choice", "functioncall", "toolconfig"):
+def _choice(want: Plea, got: Plea, warned: Warned, back: dict[str, str]) -> list[str]:
+    told = (got.choice[0], *sorted(back.get(name, name) for name in got.choice[1:]))
+    if not want.tools or want.choice == told or warned.of("choice", "functioncall", "toolconfig"):
         return []
     if want.choice == ("none",) and not got.tools:
         return []

@@ -8,7 +8,7 @@ from proxy.base.outcome import OK, Class, Outcome
 from proxy.base.target import Target
 from proxy.engine.cluster import Cluster, Cooled, Event, Moved, TargetState
 from proxy.engine.plan import Candidate
-from proxy.policy.breaker import Permit, State
+from proxy.policy.breaker import Permit, Settings, State
 
 NOW = 50.0
 KEY = (False, 0)
@@ -224,3 +224,50 @@ def test_a_credential_that_is_out_stays_out_for_models_that_come_later() -> None
     for i in range(100):
         cluster.state(candidate("b", f"m{i}"), NOW + 0.001 * i)
     assert cluster.state(candidate("a", "new"), NOW + 1.0).cooling_s(NOW + 1.0) > 290.0
+
+
+# Another configuration, another credential ----------------------------------------------------------------------------
+
+
+def test_what_is_forgotten_begins_anew_and_what_runs_on_it_ends_unseen() -> None:
+    cluster = Cluster(dice)
+    old, end = attempt(cluster, candidate())
+    kept = cluster.state(candidate("b"), NOW)
+    cluster.forget(lambda target: target.provider == "a")
+    assert cluster.states() == [kept]
+    end(Outcome(cls=Class.AUTH))
+    fresh = cluster.state(candidate(), NOW)
+    assert fresh is not old
+    assert fresh.cooling_s(NOW + 1) == 0
+    assert old.inflight == 0
+
+
+def test_other_settings_judge_the_evidence_that_is_there() -> None:
+    cluster = Cluster(dice)
+    hit(cluster, candidate(), Class.SERVER_ERROR)
+    state = cluster.state(candidate(), NOW)
+    stricter = Candidate(target=Target("a", "m"), breaker=Settings(error_threshold=2), max_concurrency=3)
+    cluster.state(stricter, NOW)
+    assert state.limiter.bound == 1024  # nobody has said that the settings changed
+    cluster.renew(lambda target: target.provider == "a")
+    cluster.state(candidate(), NOW)  # planned before the change
+    assert cluster.state(stricter, NOW) is state
+    assert (state.limiter.bound, state.limiter.limit, state.breaker.settings) == (3, 3, stricter.breaker)
+    cluster.state(candidate(), NOW)
+    assert state.limiter.bound == 3
+    assert hit(cluster, stricter, Class.SERVER_ERROR).breaker.peek(NOW) is State.OPEN  # the first failure counts
+
+
+@pytest.mark.parametrize(
+    ("cls", "ends"),
+    [(Class.AUTH, True), (Class.PERMISSION, True), (Class.QUOTA_EXCEEDED, True), (Class.RATE_LIMIT, False)],
+)
+def test_a_cool_down_ends_with_the_credential_it_was_about(cls: Class, ends: bool) -> None:
+    cluster = Cluster(dice)
+    state = hit(cluster, candidate(), cls, told_wait_s=60.0)
+    callers = hit(cluster, candidate(credential="fp"), Class.RATE_LIMIT, told_wait_s=60.0)
+    other = hit(cluster, candidate("b"), cls, told_wait_s=60.0)
+    cluster.forgive("a")
+    assert (state.cooling_s(NOW + 1) == 0.0) is ends
+    assert callers.cooling_s(NOW + 1) > 0.0
+    assert other.cooling_s(NOW + 1) > 0.0

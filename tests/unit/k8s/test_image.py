@@ -55,6 +55,8 @@ def test_image_is_the_same_for_the_same_commit() -> None:
     parts = [part.strip() for part in compiling.split("&&")]
     # Several processes write byte code in an order of their own; the times are set after everything else.
     assert not any(re.search(r"compileall.* -j", part) for part in parts)
+    # Without -f what pip compiled for itself would stay, by time stamps, and be stale once the times are set.
+    assert any(re.search(r"compileall.* -f .*unchecked-hash", part) for part in parts)
     assert "--date=@${SOURCE_DATE_EPOCH}" in parts[-1]
     froms = [i for i, (word, _) in enumerate(instructions()) if word == "FROM"]
     epochs = [i for i, step in enumerate(instructions()) if step == ("ARG", "SOURCE_DATE_EPOCH=0")]

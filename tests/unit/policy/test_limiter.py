@@ -135,3 +135,20 @@ def test_Q6_the_limit_stays_between_one_and_the_bound_in_any_order() -> None:
                     limiter.on_loss(now, dice.choice([0.0, 0.5]))
             assert 1.0 <= limiter.limit <= bound
             assert 0 <= limiter.inflight <= bound
+
+
+@pytest.mark.parametrize(
+    ("bound", "losses", "other", "limit"), [(10, 0, 20, 20), (10, 0, 4, 4), (10, 1, 20, 8), (10, 1, 5, 5)]
+)
+def test_another_bound_frees_what_was_free_and_keeps_what_had_yielded(
+    bound: int, losses: int, other: int, limit: float
+) -> None:
+    limiter = Limiter(bound)
+    for _ in range(losses):
+        assert limiter.try_acquire(0.0)
+        limiter.release()
+        limiter.on_loss(0.0, 1.0)
+    limiter.rebind(other)
+    assert (limiter.bound, limiter.limit) == (other, limit)
+    limiter.try_acquire(100.0)
+    assert limiter.limit == other  # seconds without a loss raise it to the bound, not further

@@ -20,6 +20,8 @@ SPELT = {
 def meaning(body: dict[str, Any]) -> dict[str, Any]:
     """The body in one spelling."""
     out = {SPELT.get(key, key): value for key, value in body.items() if value is not None and key != "model"}
+    if out.get("n") == 1:
+        del out["n"]
     out["messages"] = [_message(message) for message in body["messages"]]
     functions = out.pop("functions", None)
     if functions is not None:

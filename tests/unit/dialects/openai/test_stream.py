@@ -421,7 +421,8 @@ def test_refusals_citations_and_closed_blocks() -> None:
         Annotated(cited),
         Stopped(Finish.CONTENT_FILTER, None, "because"),
     ]
-    assert deltas(events)[1:] == [{"audio": {"data": "x"}}, {"annotations": [cited]}, {"refusal": "because"}, {}]
+    whole = {"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 0, "title": "", "url": "u"}}
+    assert deltas(events)[1:] == [{"audio": {"data": "x"}}, {"annotations": [whole]}, {"refusal": "because"}, {}]
 
 
 def test_an_interrupted_stream_ends_with_an_error_and_no_mark_of_the_end() -> None:

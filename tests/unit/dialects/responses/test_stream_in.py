@@ -337,6 +337,7 @@ def test_members_of_any_shape_do_no_harm() -> None:
             members = ("item", "output_index", "delta", "text", "annotation", "arguments", "response", "content_index")
             read(event(kind, **dict.fromkeys(members, value)))
         read(end(value, {"type": "message", "content": value}, {"type": "reasoning", "summary": value}))
+        read(b"data: " + orjson.dumps({"type": value, "response": value}) + b"\n\n")
 
 
 STREAM = b"".join(
