@@ -18,7 +18,7 @@ IMPORT := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test check bench torture sdk image lock clean
+.PHONY: help install run test check bench score torture sdk image lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: install sdk ## formatting, lint, types, import rules, tests: exactly what
 
 bench: install ## the proxy beside the bare relay (and Envoy where it is installed); ARGS='--quick', '--profile'
 	$(BIN)/python -m tests.bench.run $(ARGS)
+
+score: install ## how well recordings are translated between all dialects; ARGS=--list names what goes wrong
+	$(BIN)/python -m tests.conformance.score $(ARGS)
 
 torture: install sdk ## run the long tests with fresh random examples
 	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)

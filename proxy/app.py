@@ -107,6 +107,7 @@ class App:
         self._leave = asyncio.Event()
         """The stop needs no lingering: it came from the app itself, or from a keyboard."""
         self._beat = clock()
+        self._cold = True
         self._swept = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self._data: Any = None

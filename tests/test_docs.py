@@ -11,7 +11,7 @@ import argparse
 import ast
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import cli
 from proxy.app import App
+from proxy.base.exchange import Inbound
 from proxy.base.http import CONTROL, OUR_ANSWERS, Fate, fate
 from proxy.base.outcome import Class
 from proxy.base.target import Target
@@ -235,8 +236,12 @@ def test_a_key_header_is_named_after_its_provider() -> None:
 
 FILE = """
 listen: {data: {host: 127.0.0.1, port: 0}, admin: {host: 127.0.0.1, port: 0}}
-providers: {a: {dialect: openai, base_url: "http://127.0.0.1:1/v1", models: {m: m}}}
+providers:
+  a: {dialect: openai, base_url: "http://127.0.0.1:1/v1", models: {m: m}}
+  b: {dialect: openai, base_url: "http://127.0.0.1:1/v1", models: {m: m}}
 routes: [{name: r, targets: [{provider: a}]}]
+chaos: {enabled: true}
+canary: {r: {targets: b, percent: 5}}
 """
 
 
@@ -267,8 +272,22 @@ def busy_app() -> App:
             hedges=1, input_tokens=3, output_tokens=4, continuations=1, left_out=1, translated="messages",
         )
     )  # fmt: skip
+    routes = app.operations.routes()
+    for path, query in (
+        ("/canary/r/withdraw", ""),
+        ("/targets/a/drain", ""),
+        ("/maintenance", "provider=a&for_s=60"),
+        ("/chaos", "fault=primary:error=503"),
+    ):
+        route = routes.get(path) or routes[path[: path.index("/", 1) + 1]]
+        assert asyncio.run(_status(route(Inbound("req_2", "POST", path, query, (), b"", 100.0)))) == 200
+    app.operations.injected("r", "a")
     assert app.bus.failures == 0, app.bus.last_failure
     return app
+
+
+async def _status(answer: Awaitable[tuple[int, Any, bytes]]) -> int:
+    return (await answer)[0]
 
 
 def test_every_metric_is_documented_with_kind_and_labels() -> None:
@@ -326,7 +345,7 @@ def admin(config: Config) -> Admin:
         metrics=(lambda _: b"") if app.config.metrics else None,
         config=dict, status=dict, quit=lambda: None, drain=lambda: None,
     )  # fmt: skip
-    return Admin(state)
+    return Admin(state, dangerous=app.operations.routes())
 
 
 def test_every_admin_route_is_documented() -> None:

@@ -46,9 +46,16 @@ class Sink(Protocol):
         ...
 
     async def write(self, data: bytes) -> None:
-        """Send a piece; waits while more than `buffer_bytes` are held. Empty data sends nothing.
+        """Send a piece; waits while more than `buffer_bytes` are held. Empty data sends nothing and only waits.
 
         Raises `WriteTimeout` when the caller stood still for `write_timeout_s`, `ConnectionError` when it has gone.
+        """
+        ...
+
+    def push(self, data: bytes) -> bool:
+        """Send a piece without waiting; False: more than `buffer_bytes` are held now, so that somebody has to wait.
+
+        Raises `ConnectionError` when the caller has gone.
         """
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from proxy.config.compiled import Model, Provider
+from proxy.config.compiled import Config, Model, Provider
 from proxy.engine.plan import Endpoint
 
 OWN: Final[Mapping[Endpoint, str]] = {
@@ -87,3 +87,13 @@ def native(dialect: str, vendor: str, base_url: str) -> tuple[str, ...]:
             return ("converse",)  # InvokeModel speaks the model's own language: only its entry can tell
         return ("chat", "responses") if vendor == "mantle" else ("chat",)
     return ("chat", "embeddings") if vendor in WITHOUT_RESPONSES else ("chat", "responses", "embeddings")
+
+
+def spoken(config: Config) -> list[str]:
+    """Every API that a request of this configuration may be read from or written in, those of the callers first."""
+    found = dict.fromkeys(("chat", "messages", "responses"))
+    for provider in config.providers.values():
+        if not provider.disabled:
+            for entry in (ANY_MODEL, *provider.models):
+                found |= dict.fromkeys(_offered(provider, entry))
+    return list(found)

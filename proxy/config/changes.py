@@ -132,7 +132,8 @@ def _called(provider: Provider) -> Mapping[str, tuple[str, str]]:
 
 def _breaker_layers(config: Config) -> tuple[list[tuple[str, Layer]], Layer]:
     """What every route's targets have for a breaker, before their provider's own section."""
-    return [(route.name, _breaker(route.policy)) for route in config.routes], _breaker(config.defaults)
+    stated = [(route.name, _breaker(route.policy)) for route in config.routes]
+    return [each for each in stated if each[1]], _breaker(config.defaults)
 
 
 def _breaker(layer: Layer) -> Layer:

@@ -36,6 +36,7 @@ def describe(planned: Planned, config: Config) -> dict[str, Any]:
             for index, (candidate, key) in enumerate(zip(plan.candidates, planned.keys, strict=True))
         ],
         "skipped": [{"target": name, "reason": reason} for name, reason in plan.skipped],
+        "canary": _canary(planned),
         "hedge_order": [plan.candidates[index].name for index in plan.hedge_order],
         "retry_on": _sourced(plan, "retry.retry_on", sorted(plan.retry.retry_on)),
         "trigger": _sourced(plan, "failover.on", _plain(planned.settings["failover.on"])),
@@ -63,6 +64,8 @@ def render(described: Mapping[str, Any]) -> str:
         lines.append(f"  {index}. {target['name']}  [{target['tier']}{region}, {_CREDENTIALS[target['credential']]}]")
         lines.append(f"     retries {target['retries']}, opened by {', '.join(target['trigger']) or 'nothing'}")
     lines.extend(f"  -  {each['target']}  left out: {each['reason']}" for each in described["skipped"])
+    if described["canary"]:
+        lines.append(f"canary    {', '.join(described['canary'])} first, for a share of the requests")
     if described["hedge_order"]:
         lines.append(f"hedges    {', '.join(described['hedge_order'])}")
     lines.append(f"retry_on  {', '.join(described['retry_on']['value'])}  ({described['retry_on']['origin']})")
@@ -73,6 +76,12 @@ def render(described: Mapping[str, Any]) -> str:
     if described["clamped"]:
         lines.append(f"clamped   {', '.join(described['clamped'])}")
     return "\n".join(lines) + "\n"
+
+
+def _canary(planned: Planned) -> list[str]:
+    """What stands before the chain in the other arm of a rollout; which arm a request gets is decided anew each time."""
+    arm = planned.canary
+    return [] if arm is None else [candidate.name for candidate in arm.plan.candidates[: arm.plan.lead]]
 
 
 def _target(candidate: Candidate) -> dict[str, Any]:

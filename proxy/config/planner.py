@@ -48,7 +48,8 @@ class NoRoute(Exception):
     """No configured target can take the request. Nothing has been sent upstream.
 
     `status` 404: code ``model_not_found`` (`param` "model"), ``provider_not_found`` or ``no_route`` (`param` empty);
-    503: code ``no_target_available``, all targets were left out for a missing key or another dialect. `skipped` lists
+    400: code ``not_portable``, no target has an API that could answer; 503: code ``no_target_available``, all targets
+    were left out for a missing key or another dialect. `skipped` lists
     (target, reason). `message` is ASCII.
     """
 
@@ -320,6 +321,10 @@ class Planner:
             hint = nearest(model, self._models())
             text = f'the model "{plain(model)}" is served by no target{hint}'
             return NoRoute(404, "model_not_found", text, "model", built.skipped)
+        if all(reason == "dialect" for _, reason in built.skipped):
+            named = ", ".join(plain(name) for name, _ in built.skipped)
+            text = f"no target has an API that could answer this call, by itself or through translation: {named}"
+            return NoRoute(400, "not_portable", text, "", built.skipped)
         where = f'of route "{plain(route.name)}" ' if route is not None else ""
         reasons = ", ".join(f"{plain(name)}={reason}" for name, reason in built.skipped)
         return NoRoute(

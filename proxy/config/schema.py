@@ -1,4 +1,4 @@
-"""What the YAML file may contain: with `section`, `schema_breaker` and `schema_provider` all that knows pydantic.
+"""What the YAML file may contain: with `section` and the other `schema_...` all that knows pydantic.
 
 Every value has one `Rule` (in `validate`), which knows the words of its refusal and its JSON Schema. pydantic walks the
 structure and reports all errors with their paths; it never coerces, so that the *string* ``on`` of YAML 1.2 does not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
@@ -17,6 +17,8 @@ from proxy.dialects.translation import Converter, Speaker, Translator
 CALLERS: Final[Mapping[str, str]] = {"chat": "chat", "messages": "messages", "responses": "responses"}
 """Endpoint -> the API its callers speak, for endpoints whose answers can be translated as conversations."""
 
+APIS: Final = frozenset({"chat", "responses", "messages", "generate", "converse", "invoke"})
+"""Wire APIs of conversations."""
 _SPEAKERS: dict[str, Speaker] = {}
 
 
@@ -46,6 +48,13 @@ def speaker(api: str) -> Speaker:
     if found is None:
         found = _SPEAKERS[api] = _made(api)
     return found
+
+
+def warm(apis: Iterable[str]) -> None:
+    """Import the speakers of these APIs, so that the first failover does not wait for it; for a thread."""
+    for api in apis:
+        if api in APIS:
+            speaker(api)
 
 
 def translator(target: str, caller: str, encoded: Encoded, asked: Asked, stream: bool) -> Translator:

@@ -87,6 +87,8 @@ class Translator:
         "_names",
         "_reader",
         "_target",
+        "_tells_thinking",
+        "_thinks",
         "_writer",
         "error",
         "finish",
@@ -121,6 +123,9 @@ class Translator:
         """(prompt, output) tokens; None: not reported."""
         self.finish: Finish | None = None
         self.has_content = False
+        self._tells_thinking = caller.api != "messages"
+        """A Messages caller is told only what Claude has signed: anything else it could not send back."""
+        self._thinks = False
         self.is_over = False
         """The proper end has been written; nothing more will be."""
         self.model = ""
@@ -139,8 +144,8 @@ class Translator:
 
     @property
     def has_progress(self) -> bool:
-        """See `Joiner`: whatever comes can be sent, or is content for an answer that is put together."""
-        return self.has_content
+        """See `Joiner`: reasoning that the caller is not told is no content, and no silence either."""
+        return self.has_content or self._thinks
 
     # Streams ----------------------------------------------------------------------------------------------------------
 
@@ -204,8 +209,13 @@ class Translator:
 
     def _changed(self, event: Any, kind: type) -> Event | None:
         """The event in the caller's terms; None: it means nothing to the caller. Takes note of what it says."""
-        if kind is TextDelta or kind is ThinkingDelta or kind is RefusalDelta:
+        if kind is TextDelta or kind is RefusalDelta:
             self.has_content = True
+        elif kind is ThinkingDelta:
+            self._thinks = True
+            self.has_content = self.has_content or self._tells_thinking
+        elif kind is ThinkingEnd:
+            self.has_content = self.has_content or self._tells_thinking or _is_claudes(event)
         elif kind is ToolDelta or kind is ToolEnd:
             if event.index in self._mute:
                 return TextDelta(event.text) if kind is ToolDelta else None
@@ -285,7 +295,7 @@ class Translator:
             if self.error is not None:
                 return "error", b""
             answer = self._target.read_answer(parsed)
-            if not any(_says(part) for part in answer.parts) and answer.finish in SILENT:
+            if not any(self._says(part) for part in answer.parts) and answer.finish in SILENT:
                 return "empty", b""
             if self._target is self._caller and not self._names and self._writer is None:
                 self._restored(answer)
@@ -297,6 +307,15 @@ class Translator:
         except STUMBLES as stumble:
             self.error = unreadable(stumble)
             return "error", b""
+
+    def _says(self, part: Part) -> bool:
+        """Whether a part carries anything that the caller can be told."""
+        if isinstance(part, Text | Refusal):
+            return bool(part.text)
+        if isinstance(part, Thinking):
+            told = self._tells_thinking and bool(part.text or part.redacted or part.signature)
+            return told or _is_claudes(part)
+        return True
 
     def _restored(self, answer: Answer) -> Answer:
         """The answer with the caller's names for tools, ids for all calls, and structured output as text."""
@@ -352,13 +371,9 @@ def plain_input(arguments: str) -> str:
     return text if isinstance(text, str) else arguments
 
 
-def _says(part: Part) -> bool:
-    """Whether a part carries anything for the caller."""
-    if isinstance(part, Text | Refusal):
-        return bool(part.text)
-    if isinstance(part, Thinking):
-        return bool(part.text or part.redacted or part.signature)
-    return True
+def _is_claudes(thinking: Thinking | ThinkingEnd) -> bool:
+    """Whether reasoning is signed by Anthropic, so that its own callers can be shown it and send it back."""
+    return thinking.origin == "anthropic" and bool(thinking.signature or thinking.redacted)
 
 
 def unreadable(stumble: Exception) -> Json:

@@ -45,7 +45,9 @@ class Drive(Running):
     __slots__ = (
         "_begun",
         "_first_sent",
+        "_flows",
         "_inbound",
+        "_is_full",
         "_join",
         "_kept",
         "_left",
@@ -126,6 +128,10 @@ class Drive(Running):
         self._kept: recovery.Kept | None = None
         self._join: Joiner | None = None
         """Set while a spare goes on with a stream that broke."""
+        self._flows = False
+        """The relay waits for nothing but the next piece: see `readable`."""
+        self._is_full = False
+        """More than enough is held for the caller: the relay has to wait before anything else is sent."""
         self._begun = False
         self._left = False
         self._first_sent: float | None = None
@@ -300,9 +306,34 @@ class Drive(Running):
             elif pump.over:
                 break
             else:
+                self._flows = self._join is None
                 await self._wait()
+                self._flows = False
+                if self._is_full:
+                    self._is_full = False
+                    await sink.write(b"")
         if self._join is not None:
             await sink.write(self._join.close())
+
+    def readable(self, n: int) -> None:
+        """See `Running`. While the relay waits for the next piece, it is sent on at once: a future, a turn of the loop
+        and a step of the task for each piece would cost as much as all that is done with it."""
+        waiter, pump = self._waiter, self._pumps[n]
+        if not self._flows or pump is not self._committed or waiter is None or waiter.done():
+            super().readable(n)
+            return
+        if pump.is_complete():
+            self._arm()  # from here on it has only seconds to end by itself
+        piece = pump.take()
+        if self._kept is not None:
+            self._kept.add(piece)
+        try:
+            self._is_full = not self._sink.push(piece)
+        except ConnectionError as error:
+            self.crashed(error)  # the task ends as it does when it finds this itself
+            return
+        if self._is_full:
+            self._wake()
 
     async def _end(self, pump: Pump) -> Pump | None:
         """The proper end of a stream; else whoever goes on with it; else an honest error and no success marker."""

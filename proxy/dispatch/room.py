@@ -35,5 +35,8 @@ class Room:
 
     def faults(self, planned: Planned) -> tuple[Fault, ...]:
         """What the attempts of a request meet on purpose; ordinarily nothing."""
-        own = (planned.fault,) if planned.fault is not None else ()
-        return own + self.drills.of_route(planned.plan.route, self.clock()) if self.drills else own
+        found: tuple[Fault, ...] = (planned.fault,) if planned.fault is not None else ()
+        if self.drills:
+            found += self.drills.of_route(planned.plan.route, self.clock())
+        # Aimed now: a stream that breaks is continued by a chain with another first target.
+        return tuple(fault.aimed(planned.plan.candidates[0].target) for fault in found)

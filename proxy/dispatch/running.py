@@ -246,7 +246,7 @@ class Running:
     def _fault(self, index: int) -> Fault | None:
         """What this attempt meets on purpose: the first fault that means its target."""
         target = self._plan.candidates[index].target
-        found = next((fault for fault in self._faults if fault.hits(target, index == 0)), None)
+        found = next((fault for fault in self._faults if fault.hits(target)), None)
         if found is not None:
             self._room.injected(self._plan.route, target.provider)
         return found

@@ -15,7 +15,7 @@ nobody wants to know.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from proxy.base.target import Target
@@ -42,9 +42,13 @@ class Fault:
     delay_s: float = 0.0
     after: After = "start"
 
-    def hits(self, target: Target, is_primary: bool) -> bool:
-        """Whether an attempt at `target` is meant. `is_primary`: the first of its request's chain."""
-        return is_primary if self.who == PRIMARY else self.who in (target.provider, target.name)
+    def aimed(self, primary: Target) -> Fault:
+        """The fault with its target by name, for a request whose chain begins with `primary`."""
+        return replace(self, who=primary.name) if self.who == PRIMARY else self
+
+    def hits(self, target: Target) -> bool:
+        """Whether an attempt at `target` is meant, once it is aimed."""
+        return self.who in (target.provider, target.name)
 
     def __str__(self) -> str:
         parts = [f"error={self.error}"] if self.error else []

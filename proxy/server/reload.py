@@ -114,7 +114,7 @@ class Reloader:
         self._config = config
         self._plan = plan
         self._install = install
-        self._log = log
+        self.log = log
         self._counts = counts
         self._clock = clock
         self._stamp: Stamp | None = None
@@ -231,11 +231,11 @@ class Reloader:
         self.loaded_at = self._clock()
         self.reloads += 1
         self._counts.add(("ok",))
-        self._log.write("info", "configuration reloaded", sha256=config.digest, was=was, changed=changes.keys)
+        self.log.write("info", "configuration reloaded", sha256=config.digest, was=was, changed=changes.keys)
         if waits:
-            self._log.write("warning", "configuration waits for a restart", keys=waits)
+            self.log.write("warning", "configuration waits for a restart", keys=waits)
         for warning in config.warnings:
-            self._log.write("warning", warning)
+            self.log.write("warning", warning)
         is_same = config.digest == was and not changes.keys
         return Report(
             result="unchanged" if is_same else "reloaded",
@@ -248,7 +248,7 @@ class Reloader:
     def _refuse(self, judged: _Judged) -> Report:
         self._failed("refused", judged.errors)
         self._refused = judged.digest
-        self._log.write(
+        self.log.write(
             "error",
             "configuration refused",
             sha256=judged.digest,
@@ -262,7 +262,7 @@ class Reloader:
         if self.errors != errors:
             self._failed("missing", errors)
             self._refused = ""
-            self._log.write("error", "configuration missing", path=self._source.path, in_force=self._config.digest)
+            self.log.write("error", "configuration missing", path=self._source.path, in_force=self._config.digest)
         return Report(result="missing", errors=errors)
 
     def _failed(self, result: str, errors: tuple[str, ...]) -> None:

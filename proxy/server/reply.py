@@ -263,16 +263,19 @@ class Reply:
         asyncio.get_running_loop().call_soon(self._flush_head)
 
     async def write(self, data: bytes) -> None:
+        if not self.push(data):
+            await self._drained()
+
+    def push(self, data: bytes) -> bool:
         if self._state != _STREAM:
             self._refuse_late()
         if not data or self._bodiless:
-            return
+            return not self._connection.writing_paused
         frame = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if self._head:
             frame, self._head = self._head + frame, b""
         self._put(frame)
-        if self._connection.writing_paused:
-            await self._drained()
+        return not self._connection.writing_paused
 
     async def end(self) -> None:
         if self._state != _STREAM:

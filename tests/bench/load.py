@@ -213,7 +213,7 @@ class Caller(asyncio.Protocol):
             if body != self._said.body:
                 self._fail(f"body of {len(body)} bytes is not the {len(self._said.body)} bytes that the upstream sent")
                 return
-        elif (why := mistranslated(body, self._said)):
+        elif why := mistranslated(body, self._said):
             self._fail(f"from {run.job.target}: {why}")
             return
         run.answered += 1

@@ -123,17 +123,17 @@ def _unary(model: str, size: int, dialect: str) -> Answer:
 
 def _stream(model: str, contents: int, dialect: str, *, gap: int, ends: bool = True) -> Answer:
     pieces = [f"w{number:06d} ".ljust(CONTENT_BYTES, "x") for number in range(contents)]
-    events = list(_events(model, pieces)) if dialect == "openai" else foreign.stream(dialect, model, pieces)
+    said = list(events(model, pieces)) if dialect == "openai" else foreign.stream(dialect, model, pieces)
     if not ends:
-        said = next(at for at, event in enumerate(events) if pieces[0].encode() in event)
-        events = events[: said + 1]
+        content = next(at for at, event in enumerate(said) if pieces[0].encode() in event)
+        said = said[: content + 1]
     kind = foreign.STREAM_TYPES.get(dialect, "text/event-stream; charset=utf-8")
     head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{_COMMON}transfer-encoding: chunked\r\n"
-    writes = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
+    writes = [b"%x\r\n%b\r\n" % (len(event), event) for event in said]
     writes[0] = head.encode() + b"\r\n" + writes[0]
     if ends:
         writes[-1] += b"0\r\n\r\n"
-    return Answer(writes=tuple(writes), body=b"".join(events), text="".join(pieces), gap=gap, ends=ends)
+    return Answer(writes=tuple(writes), body=b"".join(said), text="".join(pieces), gap=gap, ends=ends)
 
 
 USAGE = {
@@ -145,7 +145,7 @@ USAGE = {
 }
 
 
-def _events(model: str, pieces: Sequence[str]) -> Iterator[bytes]:
+def events(model: str, pieces: Sequence[str]) -> Iterator[bytes]:
     """Role, a content event for each of `pieces`, finish, usage, `[DONE]`: four more than pieces."""
 
     def event(choices: list[dict[str, object]], usage: object = None) -> bytes:

@@ -277,18 +277,24 @@ def memory_mib(pid: int) -> float:
 
 IDLE_MIB = 80
 IDLE_SHARE = 0.002
+START_CPU_S = 1.5
+"""Processor time of a start. Alone on the machine it is a third of this; neighbours on the same cores double it."""
 
 
 @pytest.mark.parametrize(
-    ("starts", "rest_s", "first_s"), [(1, 1.0, 3.0), pytest.param(9, 20.0, 0.5, marks=pytest.mark.torture)]
+    ("starts", "rest_s", "first_s"), [(1, 1.0, None), pytest.param(9, 20.0, 0.5, marks=pytest.mark.torture)]
 )
-async def test_cold_start_idle_memory_and_idle_cpu(tmp_path: Path, starts: int, rest_s: float, first_s: float) -> None:
+async def test_cold_start_idle_memory_and_idle_cpu(
+    tmp_path: Path, starts: int, rest_s: float, first_s: float | None
+) -> None:
     """Exec to the first answer; at rest what it holds and what it burns. The least of several starts is judged, since
-    neighbours only ever add to it. OUTRIDER_TEST_SHOW=1 prints the numbers."""
-    took = []
+    neighbours only ever add to it, and only where nobody else should be at work: the ordinary run judges processor
+    time. OUTRIDER_TEST_SHOW=1 prints the numbers."""
+    took, burnt = [], []
     for number in range(starts):
         async with answering(tmp_path, free_port(), "https://api.invalid") as (pid, first):
             took.append(first)
+            burnt.append(cpu_s(pid))
             if number == starts - 1:
                 await asyncio.sleep(1.2)  # behind the first look at the file, which reads it
                 before = cpu_s(pid)
@@ -297,9 +303,10 @@ async def test_cold_start_idle_memory_and_idle_cpu(tmp_path: Path, starts: int, 
                 held = memory_mib(pid)
     if SHOW:
         print(
-            f"\nexec to first answer: median {statistics.median(took):.3f} s, least {min(took):.3f} s; "
-            f"idle: {held:.0f} MiB, {share * 100:.3f} % of a core"
+            f"\nexec to first answer: median {statistics.median(took):.3f} s, least {min(took):.3f} s, "
+            f"{min(burnt):.3f} s of processor time; idle: {held:.0f} MiB, {share * 100:.3f} % of a core"
         )
-    assert min(took) <= first_s
+    assert min(burnt) <= START_CPU_S
+    assert first_s is None or min(took) <= first_s
     assert held <= IDLE_MIB
     assert share <= IDLE_SHARE

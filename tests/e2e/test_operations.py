@@ -175,7 +175,7 @@ async def test_x_chaos_does_what_it_says(tmp_path: Path) -> None:
         answer = await ask("primary:error=500,after=content")
         assert (answer.broken, len(answer.words)) == ("", 60)  # another target went on
         metrics = await sidecar.metrics()
-        assert metrics['outrider_faults_injected_total{provider="p",route="headers"}'] >= 7
+        assert metrics['outrider_faults_injected_total{provider="p",route="r"}'] >= 7
         assert f.attempts_total >= 4
 
 

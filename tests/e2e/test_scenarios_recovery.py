@@ -68,7 +68,7 @@ async def test_S08_a_cut_stream_is_finished_by_another_target(tmp_path: Path, pa
         for shape in SHAPES
         for cut in ("close", "reset", "mid_char", "end")
     ]
-    async with scene(tmp_path, *pairs, x=0.1) as stage:
+    async with scene(tmp_path, *pairs, x=0.1):
         for pair in pairs:
             shape, _, cut = pair.name.partition("-")
             pair.p.default = Fault(cut_after_words=40, cut=cut)

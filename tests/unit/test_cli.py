@@ -59,7 +59,7 @@ def test_nothing_typed_is_a_call_for_help(capsys: pytest.CaptureFixture[str]) ->
     assert "check" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["run", "check", "schema", "explain", "demo", "wait", "shutdown"])
+@pytest.mark.parametrize("command", ["run", "check", "schema", "explain", "demo", "drill", "wait", "shutdown"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == DONE
     assert f"example: outrider {command}" in capsys.readouterr().out

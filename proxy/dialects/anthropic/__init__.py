@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from proxy.dialects.anthropic.answers import fault_in, read_answer, write_answer
-from proxy.dialects.anthropic.count import read_count, write_count
+from typing import TYPE_CHECKING, Any
+
 from proxy.dialects.anthropic.reading import MessagesReader
-from proxy.dialects.anthropic.request_in import read_request
-from proxy.dialects.anthropic.request_out import write_request
-from proxy.dialects.anthropic.stream_in import invoke_stream_reader, stream_reader
-from proxy.dialects.anthropic.stream_out import stream_writer
+
+if TYPE_CHECKING:
+    from proxy.dialects.anthropic.answers import fault_in, read_answer, write_answer
+    from proxy.dialects.anthropic.count import read_count, write_count
+    from proxy.dialects.anthropic.request_in import read_request
+    from proxy.dialects.anthropic.request_out import write_request
+    from proxy.dialects.anthropic.stream_in import invoke_stream_reader, stream_reader
+    from proxy.dialects.anthropic.stream_out import stream_writer
 
 __all__ = [
     "MessagesReader",
@@ -23,3 +27,13 @@ __all__ = [
     "write_count",
     "write_request",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The speaker's functions, imported with the first of them: a sidecar whose targets all speak their callers'
+    language starts without."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from proxy.dialects.anthropic import speaker
+
+    return getattr(speaker, name)

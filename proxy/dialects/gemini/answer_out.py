@@ -77,12 +77,13 @@ def _source(note: Json) -> dict[str, Any]:
 
 
 def usage(told: Usage) -> dict[str, Any]:
-    """The ``usageMetadata``."""
-    out: dict[str, Any] = {"promptTokenCount": told.prompt, "candidatesTokenCount": told.output - (told.reasoning or 0)}
+    """The ``usageMetadata``. Some providers report more reasoning than output: no count becomes negative of it."""
+    thoughts = min(told.reasoning or 0, told.output)
+    out: dict[str, Any] = {"promptTokenCount": told.prompt, "candidatesTokenCount": told.output - thoughts}
     if told.cache_read:
         out["cachedContentTokenCount"] = told.cache_read
     if told.reasoning is not None:
-        out["thoughtsTokenCount"] = told.reasoning
+        out["thoughtsTokenCount"] = thoughts
     out["totalTokenCount"] = told.prompt + told.output
     return out
 

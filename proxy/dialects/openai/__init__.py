@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.dialects.openai.answer_in import fault_in, read_answer
-from proxy.dialects.openai.answer_out import write_answer
+from typing import TYPE_CHECKING, Any
+
 from proxy.dialects.openai.reading import (
     ChatReader,
     EmbeddingsReader,
@@ -13,10 +13,14 @@ from proxy.dialects.openai.reading import (
     speaks,
     tokens,
 )
-from proxy.dialects.openai.request_in import read_request
-from proxy.dialects.openai.request_out import write_request
-from proxy.dialects.openai.stream_in import stream_reader
-from proxy.dialects.openai.stream_out import stream_writer
+
+if TYPE_CHECKING:
+    from proxy.dialects.openai.answer_in import fault_in, read_answer
+    from proxy.dialects.openai.answer_out import write_answer
+    from proxy.dialects.openai.request_in import read_request
+    from proxy.dialects.openai.request_out import write_request
+    from proxy.dialects.openai.stream_in import stream_reader
+    from proxy.dialects.openai.stream_out import stream_writer
 
 __all__ = [
     "ChatReader",
@@ -34,3 +38,13 @@ __all__ = [
     "write_answer",
     "write_request",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The speaker's functions, imported with the first of them: a sidecar whose targets all speak their callers'
+    language starts without."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from proxy.dialects.openai import speaker
+
+    return getattr(speaker, name)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from proxy.dialects.responses.answers import fault_in, read_answer, write_answer
+from typing import TYPE_CHECKING, Any
+
 from proxy.dialects.responses.reading import ResponsesReader
-from proxy.dialects.responses.request_in import read_request
-from proxy.dialects.responses.request_out import write_request
-from proxy.dialects.responses.stream_in import stream_reader
-from proxy.dialects.responses.stream_out import stream_writer
+
+if TYPE_CHECKING:
+    from proxy.dialects.responses.answers import fault_in, read_answer, write_answer
+    from proxy.dialects.responses.request_in import read_request
+    from proxy.dialects.responses.request_out import write_request
+    from proxy.dialects.responses.stream_in import stream_reader
+    from proxy.dialects.responses.stream_out import stream_writer
 
 __all__ = [
     "ResponsesReader",
@@ -19,3 +23,13 @@ __all__ = [
     "write_answer",
     "write_request",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The speaker's functions, imported with the first of them: a sidecar whose targets all speak their callers'
+    language starts without."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from proxy.dialects.responses import speaker
+
+    return getattr(speaker, name)

@@ -61,7 +61,8 @@ def of_chat(body: Json) -> Meant:
     out.allowed = _openai_allowed(body.get("tool_choice"))
     form = body.get("response_format") or {}
     if form.get("type") == "json_schema":
-        out.schema = _wanted((form.get("json_schema") or {}).get("schema"))
+        inner = form.get("json_schema") or {}
+        out.schema = _wanted(inner.get("schema", inner if "properties" in inner else form.get("schema")))
     return out
 
 

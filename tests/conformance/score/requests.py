@@ -100,7 +100,9 @@ def round_trip(record: Record, target: str, facts: ModelFacts) -> list[str]:
         raise Excluded("malformed")
     try:
         there = registry.written(target, registry.speaker(home).read_request(record.asked), facts)
-        own = ModelFacts(model=record.model or "m", dialect=_TARGETS[home][0])
+        # Of a Bedrock model that nobody knows it is unknown whether it can be made to call one tool.
+        unknown = ModelFacts(model=record.model or "m", dialect=_TARGETS[home][0])
+        own = targets(home)[0] if home == "converse" else unknown
         back = registry.written(home, registry.speaker(target).read_request(_over_the_wire(there.body)), own)
     except NotPortable as obstacle:
         raise Excluded(obstacle.reason) from obstacle

@@ -9,10 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.conformance.score import answers, assembled, errors, requests
-from tests.conformance.score.records import APIS, Record, recorded
+from tests.conformance.score import answers, assembled, errors, parallels, rendered, requests, rounds, wishes
+from tests.conformance.score.records import APIS, Record, parallel_api, recorded
 
-KINDS = ("requests", "round requests", "answers", "streams", "assembled", "pieces", "round answers", "errors")
+KINDS = (
+    "requests",
+    "wishes",
+    "parallel",
+    "round requests",
+    "answers",
+    "streams",
+    "assembled",
+    "pieces",
+    "round answers",
+    "errors",
+    "told errors",
+)
 FLOORS = pathlib.Path(__file__).with_name("floors.json")
 Judgement = tuple[str, str, str, list[str] | str]
 """Kind, pair, id of the record, and what differs; a word instead of a list: why the record is excluded."""
@@ -68,6 +80,26 @@ def judged(seed: int = 0, share: int = 1) -> Iterator[Judgement]:
     for record in errors.sources():
         if chosen(record.id, seed, share):
             yield "errors", errors.dialect_of(record), record.id, guarded(lambda r=record: errors.differences(r))
+    yield from _strict(seed, share)
+
+
+def _strict(seed: int, share: int) -> Iterator[Judgement]:
+    """Every parameter of requests, hand-made translations, and errors as callers see them."""
+    for name, api, body in wishes.sources():
+        if chosen(name, seed, share):
+            for target in APIS:
+                for model, facts in wishes.TARGETS[target]:
+                    found = guarded(lambda a=api, b=body, t=target, f=facts: wishes.differences(a, b, t, f))
+                    yield "wishes", f"{api} -> {target}", f"{name} ({model})", found
+    for case, a, b, ours, theirs in parallels.cases():
+        if chosen(case, seed, share):
+            found = guarded(lambda a=a, b=b, x=ours, y=theirs: parallels.differences(a, b, x, y))
+            yield "parallel", f"{parallel_api(a)} -> {parallel_api(b)}", f"{case} ({a} -> {b})", found
+    for record in rendered.sources():
+        if chosen(record.id, seed, share):
+            for dialect in rendered.CALLERS:
+                found = guarded(lambda r=record, d=dialect: rendered.differences(r, d))
+                yield "told errors", f"{record.api} -> {dialect}", record.id, found
 
 
 def _requests(records: Iterable[Record]) -> Iterator[Judgement]:
@@ -97,11 +129,11 @@ def _answer(record: Record) -> Iterator[Judgement]:
             yield "assembled", pair, record.id, guarded(lambda r=record, c=caller: assembled.differences(r, c))
             yield "pieces", pair, record.id, guarded(lambda r=record, c=caller: answers.cut_faults(r, c))
         if caller != record.api:
-            back = guarded(lambda r=record, c=caller: answers.round_trip(r, c))
+            back = guarded(lambda r=record, c=caller: rounds.differences(r, c))
             yield "round answers", f"{pair} -> {record.api}", record.id, back
 
 
-def guarded(judge: Callable[[], list[str]]) -> list[str] | str:
+def guarded(judge: Callable[[], list[str] | str]) -> list[str] | str:
     """A judge's verdict; whatever else it raises counts as wrong."""
     try:
         return judge()

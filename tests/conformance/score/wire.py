@@ -43,7 +43,7 @@ def load(text: str | bytes) -> Any:
 
 
 def bare(body: bytes) -> Any:
-    """JSON at the end of a stream that is no event at all (Gemini, GPUStack's ``error: {...}``); None: there is none."""
+    """JSON at the end of a stream that is no event at all (Gemini; GPUStack's ``error: {...}``); None: none."""
     lines = body.replace(b"\r", b"\n").split(b"\n")
     for at, line in enumerate(lines):
         if line.startswith(b"error:") and isinstance(found := load(line[6:]), dict):

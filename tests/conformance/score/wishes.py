@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from proxy.dialects.chat import Encoded, Malformed, ModelFacts, NotPortable
 from tests.conformance.score import pleas, sdk
 from tests.conformance.score.answers import same_arguments
 from tests.conformance.score.pleas import Plea, Step
-from tests.conformance.score.records import APIS, Record
+from tests.conformance.score.records import APIS, Record, exchanges, fuzzed, parallel_api, parallel_requests
 
 FILLERS = {".", "Continue.", "(continued)"}
 """Words that a writer may put where a dialect demands a turn or a text that the caller never gave."""
@@ -72,6 +73,24 @@ def asks(record: Record) -> bool:
         and record.status < 300
         and any(key in asked for key in ("messages", "input", "contents"))
     )
+
+
+def sources() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(id, wire API, body) of every request that its own provider took, of the parallel ones and of the generated."""
+    for record in exchanges():
+        if asks(record):
+            yield record.id, record.api, record.asked
+    for case, found in parallel_requests():
+        for name, body in found.items():
+            yield f"parallel/{case}/{name}", parallel_api(name), body
+    for record in fuzzed():
+        yield record.id, record.api, record.asked
+
+
+def differences(api: str, asked: dict[str, Any], target: str, facts: ModelFacts) -> list[str] | str:
+    """The faults of one translation; text: the word of a refusal."""
+    verdict = judge(api, asked, target, facts)
+    return verdict.excluded.split(":")[0] or verdict.faults
 
 
 def judge(record_api: str, asked: dict[str, Any], target: str, facts: ModelFacts) -> Verdict:

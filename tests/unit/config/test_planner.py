@@ -16,6 +16,7 @@ from proxy.config.explain import describe, render
 from proxy.config.overrides import fingerprint
 from proxy.config.planner import REMEMBERED_CHARS_MAX, NoRoute, Planned, Planner
 from proxy.engine.plan import Endpoint, RetryRule, Tier
+from proxy.policy import canary
 from tests.unit.config.sample import anthropic, config, deepinfra, key, openai
 
 SECRET = b"s" * 32
@@ -581,3 +582,74 @@ def test_explain_is_json_and_text_without_any_secret() -> None:
     assert "  1. openai/gpt-4o  [primary, us-east, the sidecar's key]\n" in text
     assert "circuit_breaker.excluded_errors" in text
     assert text.endswith("\n")
+
+
+# Canaries -------------------------------------------------------------------------------------------------------------
+
+CANARY = canary.Settings(targets=(("deepinfra", ""),), share=0.1)
+
+
+def rolled_out(*control: tuple[str, str], settings: canary.Settings = CANARY, **changes: Any) -> Planned:
+    """A plan of route `chat` with a canary."""
+    routes = (replace(config().routes[0], canary=settings), *config().routes[1:])
+    return plan(config(routes=routes), *control, **changes)
+
+
+def test_a_canary_stands_before_the_chain_of_its_arm_and_in_no_other() -> None:
+    found = rolled_out()
+    assert names(found) == ["openai/gpt-4o", "anthropic/claude-sonnet-5"]
+    assert found.plan.lead == 0
+    arm = found.canary
+    assert arm is not None
+    assert names(arm) == ["deepinfra/meta/llama-70b", "openai/gpt-4o", "anthropic/claude-sonnet-5"]
+    assert (arm.plan.lead, arm.plan.route, arm.canary) == (1, "chat", None)
+    assert arm.plan.candidates[1:] == found.plan.candidates
+    assert [c.retries for c in arm.plan.candidates] == [0, 2, 0]
+    assert arm.plan.max_attempts == found.plan.max_attempts + 1
+    assert len(arm.keys) == len(arm.facts) == 3
+    assert describe(found, config())["canary"] == ["deepinfra/meta/llama-70b"]
+    assert "canary    deepinfra/meta/llama-70b first" in render(describe(found, config()))
+    assert describe(plan(), config())["canary"] == []
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        ("x-failover-enabled", "false"),
+        ("x-failover-providers", "openai,anthropic"),
+        failover({"fallbacks": [{"trigger": "any_error", "provider": "anthropic"}]}),
+        ("x-hedge-config", json.dumps({"providers": ["openai", "anthropic"]})),
+    ],
+)
+def test_who_chooses_takes_part_in_no_rollout(control: tuple[str, str]) -> None:
+    assert rolled_out(control).canary is None
+
+
+def test_passthrough_and_other_models_take_part_in_no_rollout() -> None:
+    assert rolled_out(endpoint=Endpoint.RAW, path="/v1/files").canary is None
+    # Embeddings of another model do not compare; of the same model they do.
+    embeddings = {"endpoint": Endpoint.EMBEDDINGS, "path": "/v1/embeddings"}
+    assert rolled_out(**embeddings).canary is None
+    same = replace(CANARY, targets=(("deepinfra", "gpt-4o"),))
+    arm = rolled_out(settings=same, **embeddings).canary
+    assert arm is None or names(arm)[0] == "deepinfra/gpt-4o"
+    # One that has not this model leaves the request as it is.
+    assert rolled_out(model="gpt-4-turbo").canary is None
+
+
+def test_a_header_for_retries_reaches_the_canary_too() -> None:
+    arm = rolled_out(("x-max-retries", "1")).canary
+    assert arm is not None
+    assert [c.retries for c in arm.plan.candidates] == [1, 1, 0]
+
+
+def test_the_callers_key_belongs_to_whom_it_belongs_without_the_canary() -> None:
+    mine = (openai(credentials="caller_or_sidecar"), deepinfra(credentials="caller_or_sidecar"))
+    targets = (RouteTarget(provider="openai"),)
+    configured = config(*mine, routes=(Route(name="chat", targets=targets, canary=CANARY),))
+    arm = plan(configured, caller_key="f" * 24).canary
+    assert arm is not None
+    assert arm.keys == ("sidecar", "caller")
+    only = (openai(credentials="caller"), deepinfra(credentials="caller"))
+    configured = config(*only, routes=(Route(name="chat", targets=targets, canary=CANARY),))
+    assert plan(configured, caller_key="f" * 24).canary is None  # nobody else's key is there for it

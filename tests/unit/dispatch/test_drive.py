@@ -67,6 +67,12 @@ class FakeSink:
             await self.gate.wait()
         self.body += data
 
+    def push(self, data: bytes) -> bool:
+        if self.fail is not None:
+            raise self.fail
+        self.body += data
+        return self.gate is None or self.gate.is_set()
+
     async def end(self) -> None:
         self.ended = "end"
 

@@ -720,7 +720,7 @@ async def test_drain_lets_running_requests_end_and_cancels_the_rest(ends: bool) 
         idle_writer.close()
 
 
-async def test_hurry_ends_the_lame_duck_and_the_wait() -> None:
+async def test_hurry_ends_the_lingering_and_the_wait() -> None:
     inside = asyncio.Event()
 
     async def serve(inbound: Inbound, sink: Sink) -> None:
@@ -731,8 +731,27 @@ async def test_hurry_ends_the_lame_duck_and_the_wait() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", listeners.data_port)
         writer.write(GET)
         await inside.wait()
-        draining = asyncio.ensure_future(listeners.drain(60.0, lame_duck_s=60.0))
+        lingering = asyncio.ensure_future(listeners.linger(60.0, 0.0, asyncio.Event()))
         assert (await call(listeners.admin_port, "GET /livez"))[0] == 200
+        assert listeners.draining
+        assert not lingering.done()
         listeners.hurry()
-        assert await draining == 1
+        await lingering
+        assert await listeners.drain(60.0) == 1
+        writer.close()
+
+
+@pytest.mark.parametrize("why", ["idle", "enough", "over"])
+async def test_what_ends_the_lingering(why: str) -> None:
+    enough = asyncio.Event()
+    async with both(Echo(), Operator()) as listeners, asyncio.timeout(5):
+        _, writer = await asyncio.open_connection("127.0.0.1", listeners.data_port)
+        lingering = asyncio.ensure_future(listeners.linger(0.1 if why == "over" else 60.0, 0.05, enough))
+        for _ in range(2):
+            assert (await call(listeners.data_port, "GET /a"))[0] == 200  # new callers come in
+        if why == "idle":
+            writer.close()
+        elif why == "enough":
+            enough.set()
+        await lingering
         writer.close()

@@ -42,7 +42,7 @@ class Desk:
             counts=self.counts,
             clock=lambda: self.now,
         )
-        self.reloader._log = Silent()  # type: ignore[assignment]
+        self.reloader.log = Silent()  # type: ignore[assignment]
 
     def _install(self, config: Config, planner: Planner) -> tuple[Changes, tuple[str, ...]]:
         found, self.config = changes(self.config, config), config
