@@ -79,7 +79,7 @@ def render(described: Mapping[str, Any]) -> str:
 
 
 def _canary(planned: Planned) -> list[str]:
-    """What stands before the chain in the other arm of a rollout; which arm a request gets is decided anew each time."""
+    """What stands before the chain in the other arm of a rollout; which arm a request gets is decided each time."""
     arm = planned.canary
     return [] if arm is None else [candidate.name for candidate in arm.plan.candidates[: arm.plan.lead]]
 

@@ -382,6 +382,7 @@ class Drive(Running):
         step = recovery.prepare(sent, self._original, self._past, self._machine, outcome, self._outgoing)
         if step is None:
             return None
+        self._obey(self._machine.dismiss(now))  # what they would tell later is nothing to the machine that follows
         facts = replace(self._machine.facts, may_hedge=False, barred=step.barred)
         self._past.append(self._machine)
         self._planned, self._plan, self._outgoing = step.planned, step.planned.plan, step.outgoing

@@ -258,6 +258,12 @@ class Attempts:
                 return attempt.n
         return None
 
+    def dismiss(self, now: float) -> list[Command]:
+        """The committed attempt broke and another plan goes on in its place: spares that have not spoken go home."""
+        out: list[Command] = []
+        self._cancel_others(self.committed, now, out)
+        return out
+
     def _cancel_others(self, winner: Attempt | None, now: float, out: list[Command]) -> None:
         for other in self.attempts:
             if other is not winner and other.outcome is None:

@@ -177,7 +177,7 @@ class Metrics:
         if record.hedges:
             won = any(a.won and a.kind == "hedge" for a in record.attempts)
             self.hedges.add((route, "won" if won else "lost"), record.hedges)
-        if record.continuations:
+        if record.continuations and record.result not in ("client_cancelled", "drained"):
             self.continuations.add((route, "whole" if record.result == "ok" else "broken"), record.continuations)
         if record.left_out:
             self.left_out.add((record.served_by,), record.left_out)

@@ -34,10 +34,10 @@ EVENTS_PER_S = 10
 SLOTS = 50
 """Streams are spread over so many turns of a tenth of a second."""
 BATCH = 25
-"""Streams opened at the same time: a crowd does not arrive within a millisecond."""
+"""Streams opened at the same time unless told otherwise: a crowd does not arrive within a millisecond."""
 OPEN_LIMIT_S = 60.0
 SETTLE_S = 1.0
-"""Between the first content of the last stream and the measurement."""
+"""Between the first content of the last stream and the measurement, at the most; never longer than that."""
 
 _STAMP = re.compile(rb"w(\d{16})x")
 _MARK = "w0000000000000000x"
@@ -236,8 +236,9 @@ class Found:
     def line(self, name: str) -> str:
         delays = "  ".join(f"{key} {value:.1f}" for key, value in self.delays_ms.items())
         return (
-            f"{name:<24}{self.streams:>6} streams  delay in ms: {delays}  core {self.busy:.2f} (load {self.load_busy:.2f})"
-            f"  {self.per_event_us:.1f} us/event  {self.per_stream_kb:.1f} kB/stream  left {self.left_mb:+.1f} MB"
+            f"{name:<24}{self.streams:>6} streams  delay in ms: {delays}"
+            f"  core {self.busy:.2f} (load {self.load_busy:.2f})  {self.per_event_us:.1f} us/event"
+            f"  {self.per_stream_kb:.1f} kB/stream  left {self.left_mb:+.1f} MB"
             f"  lost {self.lost}  unfinished {self.unfinished}"
         )
 
@@ -264,7 +265,13 @@ def request(target: str) -> bytes:
 
 
 async def measure(
-    crowd: Crowd, port: int, streams: int, seconds: float, target: str, running: Running | None = None
+    crowd: Crowd,
+    port: int,
+    streams: int,
+    seconds: float,
+    target: str,
+    running: Running | None = None,
+    together: int = BATCH,
 ) -> Found:
     """Open `streams`, watch them for `seconds`, end them; `running` None: the way straight to the mock.
 
@@ -274,8 +281,8 @@ async def measure(
     asked = request(target)
     before_mb = running.rss_mb() if running is not None else 0.0
     sent_before = crowd.sent
-    listeners = await opened(port, streams, asked, seen)
-    await asyncio.sleep(SETTLE_S)
+    listeners = await opened(port, streams, asked, seen, together)
+    await asyncio.sleep(min(SETTLE_S, seconds))
     cpu_s = running.cpu_s() if running is not None else 0.0
     load_s, began, counted = time.process_time(), time.monotonic(), crowd.sent
     seen.since_us = now_us()
@@ -293,7 +300,7 @@ async def measure(
         await asyncio.sleep(0.02)
     for listener in listeners:
         listener.transport.abort()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(min(0.3, seconds / 4))
     after_mb = running.rss_mb() if running is not None else 0.0
     delays = sorted(seen.delays_us)
     return Found(
@@ -318,15 +325,15 @@ def rank(ordered: list[int], share: float) -> int:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0
 
 
-async def opened(port: int, streams: int, asked: bytes, seen: Seen) -> list[Listener]:
-    """So many streams that have shown content."""
+async def opened(port: int, streams: int, asked: bytes, seen: Seen, together: int) -> list[Listener]:
+    """So many streams that have shown content, `together` at a time."""
     loop = asyncio.get_running_loop()
     listeners: list[Listener] = []
     async with asyncio.timeout(OPEN_LIMIT_S):
         while len(listeners) < streams:
             batch = [
                 (await loop.create_connection(lambda: Listener(asked, seen), "127.0.0.1", port))[1]
-                for _ in range(min(BATCH, streams - len(listeners)))
+                for _ in range(min(together, streams - len(listeners)))
             ]
             listeners += batch
             await asyncio.gather(*(listener.first for listener in batch))

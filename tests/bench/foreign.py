@@ -1,8 +1,7 @@
 """What the mock says in the words of other dialects, for the price of translation: rendered once, like everything else.
 
-One text, four ways to say it. The events carry what the real ones carry beside the text (block indexes, counts of
-tokens, ids), because a translator reads all of it; `data` of the seven official ones at Anthropic, the usage that Gemini
-repeats in every event, the frames of Converse with their two checksums.
+One text, four ways to say it. The events carry what the real ones carry beside the text, because a translator reads
+all of it: block indexes and ids, the usage that Gemini repeats in every event, the checksums of Converse's frames.
 """
 
 from __future__ import annotations

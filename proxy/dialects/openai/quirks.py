@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from proxy.dialects.chat import Json, ModelFacts
+from proxy.dialects.facts import Json, ModelFacts
 
 
 class _Removed:

@@ -147,7 +147,8 @@ def _texts(truth: oracle.Said, heard: oracle.Said, caller: str) -> list[str]:
     want, got = truth.text, heard.text
     if caller in ("messages", "converse", "generate"):
         # No member for a refusal: it is text there, and the finish reason tells what it is.
-        got = heard.text + (heard.refusal if caller == "messages" and heard.refusal != truth.refusal else "")
+        is_apart = caller == "messages" and heard.refusal not in (truth.refusal, heard.text)
+        got = heard.text + (heard.refusal if is_apart else "")
         options = [[*truth.texts], [*truth.texts, truth.refusal], [truth.refusal, *truth.texts]]
         if truth.finish == "content_filter" and not truth.refusal:
             options += [[*truth.texts, word] for word in REFUSED]

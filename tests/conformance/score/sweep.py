@@ -124,7 +124,7 @@ def _answer(record: Record) -> Iterator[Judgement]:
     for caller in APIS:
         pair = f"{record.api} -> {caller}"
         kind = "streams" if record.stream else "answers"
-        yield kind, pair, record.id, guarded(lambda r=record, c=caller: answers.differences(r, c))
+        yield kind, pair, record.id, guarded(lambda r=record, c=caller: rounds.one_way(r, c))
         if record.stream:
             yield "assembled", pair, record.id, guarded(lambda r=record, c=caller: assembled.differences(r, c))
             yield "pieces", pair, record.id, guarded(lambda r=record, c=caller: answers.cut_faults(r, c))
