@@ -191,12 +191,18 @@ def test_the_example_file_loads(env: dict[str, str]) -> None:
         assert loaded.warnings == ()
 
 
-@pytest.mark.parametrize("page", ["config.md", "failover.md", "operate.md", "http.md", "headers.md", "install.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "config.md", "failover.md", "operate.md", "http.md", "headers.md", "install.md", "troubleshoot.md",
+        "security.md", "upgrade.md", "translation.md", "streams.md", "operations.md",
+    ],
+)  # fmt: skip
 def test_settings_named_in_the_text_exist(page: str) -> None:
     sections = [key for key, value in SCHEMA["properties"].items() if key not in ("version", "policies")]
     policy = [key for key in SCHEMA["$defs"]["Policy"]["properties"] if "." not in key]
     dotted = re.compile(rf"`((?:{'|'.join([*sections, *policy])})(?:\.[a-z_]+)+)(?::[^`]*)?`")
-    fields = set(status_fields()) if page == "operate.md" else set()
+    fields = set(status_fields()) if page in ("operate.md", "troubleshoot.md") else set()
     found = {name.removeprefix("defaults.") for name in dotted.findall(text_of(page))}
     classes = {cls.value for cls in Class}
     assert {name for name in found if name.split(".")[0] not in classes} - set(KEYS) - fields == set()
@@ -215,7 +221,9 @@ def test_every_header_is_documented() -> None:
     assert CONTROL - told == set()
 
 
-@pytest.mark.parametrize("page", ["headers.md", "operate.md", "failover.md", "../README.md"])
+@pytest.mark.parametrize(
+    "page", ["headers.md", "operate.md", "failover.md", "../README.md", "troubleshoot.md", "upgrade.md"]
+)
 def test_every_documented_header_exists(page: str) -> None:
     text = text_of(page)
     named = {name.lower() for name in re.findall(r"`(X-[A-Za-z-]+[a-z])`", text)}
@@ -305,8 +313,12 @@ def test_every_metric_is_documented_with_kind_and_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["operate.md", "failover.md", "config.md", "headers.md", "http.md", "install.md", "../README.md"]
-)
+    "page",
+    [
+        "operate.md", "failover.md", "config.md", "headers.md", "http.md", "install.md", "../README.md",
+        "troubleshoot.md", "security.md", "upgrade.md", "operations.md",
+    ],
+)  # fmt: skip
 def test_metrics_named_in_the_text_exist(page: str) -> None:
     known = set(names(text_of("operate.md"), "metric"))
     assert set(re.findall(r"`(outrider_[a-z_]+)", text_of(page))) - known == set()

@@ -352,6 +352,17 @@ async def leave(stage: Scene, rounds: range) -> int:
     return len(rounds) * sum(map(size_of, PHASES.values()))
 
 
+async def know_all_targets(stage: Scene, pair: Pair, phase: Phase) -> None:
+    """Healthy answers for each model, from the pair as it is asked later and from F, so that no plan and no target is
+    new later on."""
+    pair.p.default = pair.f.default = None
+    for model in MODELS:
+        for asked in ({"X-Route": pair.name, **dict(phase.headers)}, {"X-Failover-Providers": pair.f.name}):
+            reply = await stage.post(CHAT, {**pair.body(), "model": model}, asked)
+            assert reply.status == 200
+    pair.p.default, pair.f.default = phase.p, phase.f
+
+
 @pytest.mark.parametrize("aborted", [2_000, pytest.param(100_000, marks=pytest.mark.torture)])
 async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path, census: Path, aborted: int) -> None:
     pairs = [pair_of(name, phase) for name, phase in PHASES.items()]
@@ -360,9 +371,7 @@ async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path, census: Pa
         done = number = 0
         for name, phase in PHASES.items():
             if phase.headers:
-                for model in MODELS[1:]:
-                    await leave_together(stage, stage[name], phase, 1, model)
-                    done += 1
+                await know_all_targets(stage, stage[name], phase)
         before: Holding | None = None
         while done < aborted:
             done += await leave(stage, range(number, number + 1))
@@ -388,6 +397,8 @@ def assert_blamed_nobody(status: dict[str, Any]) -> None:
         counts = target["circuit"]["counts"]
         name = target["target"].partition("/")[0]
         allowed = {"cancelled.downstream", "cancelled.superseded"}
+        if counts.get("ok", 0) <= 2:
+            allowed |= {"ok"}  # from the healthy answers of `know_all_targets`
         if name.startswith("p-continuation"):
             allowed |= {"stream_interrupted"}
         assert set(counts) <= allowed, (name, counts)

@@ -2,13 +2,15 @@
 
 Python imports a module of this name at its start when the folder is on `PYTHONPATH`; the product has no switch for it.
 On `SIGNAL` the file named by `OUTRIDER_CENSUS` is written anew: the number of tasks that are not done, and of living
-objects by class, for all classes of the product and for what an event loop holds. Garbage is collected first: what is
-counted is what somebody still points at.
+objects by class, for all classes of the product and for what an event loop holds. Garbage is collected first and free
+memory given back to the system: what is counted is what somebody still points at, and so is what is resident then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -24,6 +26,8 @@ LOOPS = ("TimerHandle", "UVTimer", "Handle", "TCPTransport", "_SSLProtocolTransp
 def count() -> dict[str, int]:
     """Class -> living objects, and ``tasks``."""
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # the C library of another system
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     found: Counter[str] = Counter()
     for each in gc.get_objects():
         kind = type(each)
