@@ -134,9 +134,13 @@ def portability_words() -> set[str]:
                 elif path.parent.name in CALLERS_READERS and (what == "Need" or what.endswith(".need")):
                     found |= {literal(keyword.value) for keyword in node.keywords if keyword.arg == "reason"}
                     found |= {literal(argument) for argument in node.args[:1]}
-            elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict):
-                if path.parent.name in CALLERS_READERS and ast.unparse(node.target) == "_NEEDED":
-                    found |= {literal(value) for value in node.value.values}
+            elif (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.value, ast.Dict)
+                and path.parent.name in CALLERS_READERS
+                and ast.unparse(node.target) == "_NEEDED"
+            ):
+                found |= {literal(value) for value in node.value.values}
     return found
 
 

@@ -94,6 +94,7 @@ def test_a_crowd_of_streams_is_not_slowed_down(tmp_path: Path, target: str, caps
 
 # S30: the caller leaves ----------------------------------------------------------------------------------------------
 
+NO_EVIDENCE = {"cancelled.downstream", "cancelled.superseded"}
 QUIET_S = 1.0
 """No attempt may start for so long after a caller left."""
 
@@ -119,18 +120,16 @@ async def test_S30_the_caller_leaves_in_every_phase_of_a_recovery(tmp_path: Path
         assert status["requests_active"] == 0
         for name, pair in pairs.items():
             assert total(metrics, "outrider_requests_total", route=name, outcome="client_cancelled") == 3, name
-            broke = name.startswith("continuation")
-            told = {
-                each: total(metrics, "outrider_attempts_total", provider=each.name, outcome="cancelled")
-                for each in pair.providers
-            }
-            assert told[pair.p] == (0 if broke else 3), name
-            assert told[pair.f] == (3 if PHASES[name].at_f else 0), name
+            for provider, broke in ((pair.p, name.startswith("continuation")), (pair.f, False)):
+                told = total(metrics, "outrider_attempts_total", provider=provider.name, outcome="cancelled")
+                assert told == (0 if broke else provider.attempts_total), provider.name
+            assert pair.p.attempts_total == 3, name
+            assert pair.f.attempts_total >= (3 if PHASES[name].at_f else 0), name
             assert total(metrics, "outrider_stream_continuations_total", route=name) == 0, "neither whole nor broken"
         for target in status["targets"]:
             assert target["circuit"]["state"] == "closed"
             assert target["concurrency"]["running"] == 0
-            assert set(target["circuit"]["counts"]) <= {"cancelled.downstream", "stream_interrupted"}, target["target"]
+            assert set(target["circuit"]["counts"]) <= NO_EVIDENCE | {"stream_interrupted"}, target["target"]
 
 
 # S37: the caller reads slowly ----------------------------------------------------------------------------------------
@@ -191,27 +190,30 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("path", CALLERS)
-async def test_a_spare_that_has_spoken_takes_over_when_the_winner_breaks(tmp_path: Path, path: str) -> None:
+async def test_a_spare_that_has_spoken_takes_over_when_the_winner_breaks(tmp_path: Path) -> None:
     """The spare began at the beginning: what the caller has is cut off, and nobody is asked a third time."""
-    own = CALLERS[path]
-    other = {CHAT: "anthropic", RESPONSES: "gemini", MESSAGES: "openai"}[path]
-    sent = {**hedged("first-success"), "X-Stream-Idle-Timeout-Ms": "400"}
-    pairs = [
-        Pair(f"{kind}-{name}", dialect=own, f_dialect=f_dialect, headers=sent, pause_s=0.004)  # type: ignore[arg-type]
+    others = {CHAT: "anthropic", RESPONSES: "gemini", MESSAGES: "openai"}
+    sent = {**hedged("first-success"), "X-Stream-Idle-Timeout-Ms": "600"}
+    pairs = {
+        (path, kind, which): Pair(
+            f"{path.rpartition('/')[2]}-{kind}-{which}",
+            dialect=own,  # type: ignore[arg-type]
+            f_dialect=own if which == "same" else others[path],  # type: ignore[arg-type]
+            headers=sent,
+            pause_s=0.02,
+        )
+        for path, own in CALLERS.items()
         for kind in BREAKS
-        for name, f_dialect in (("same", own), ("other", other))
-    ]
-    async with scene(tmp_path, *pairs, x=0.1) as stage:
-        for pair in pairs:
-            pair.p.default = Fault(first_word_s=P_LATE, **BREAKS[pair.name.partition("-")[0]])  # type: ignore[arg-type]
+        for which in ("same", "other")
+    }
+    async with scene(tmp_path, *pairs.values(), x=0.1) as stage:
+        for (_, kind, _), pair in pairs.items():
+            pair.p.default = Fault(first_word_s=P_LATE, **BREAKS[kind])  # type: ignore[arg-type]
             pair.f.default = Fault(first_word_s=P_LATE)
-        replies = await asyncio.gather(*(pair.ask(path=path) for pair in pairs))
-        for pair, reply in zip(pairs, replies, strict=True):
-            assert reply.headers["X-Served-By"] == pair.p.name, pair.name
+        replies = await asyncio.gather(*(pair.ask(path=path) for (path, _, _), pair in pairs.items()))
+        for ((path, _, _), pair), reply in zip(pairs.items(), replies, strict=True):
             assert_rescued(reply, path, pair)
             assert (len(pair.p.attempts), len(pair.f.attempts)) == (1, 1), "the spare was there already"
-            assert pair.f.attempts[0].ended == "complete", pair.name
         assert stage.sidecar.process.returncode is None
 
 
@@ -244,28 +246,28 @@ async def test_a_spare_that_speaks_too_late_is_not_taken_for_the_continuation(tm
         assert len(pair.f.attempts) == 2
 
 
-@pytest.mark.parametrize("strategy", ["latency", "first-success"])
-async def test_losers_of_a_hedged_stream_are_closed_in_time(tmp_path: Path, strategy: str) -> None:
+async def test_losers_of_a_hedged_stream_are_closed_in_time(tmp_path: Path) -> None:
     """`latency`: within a second of the winner's first content. `first-success`: when the winner has ended."""
-    pair = Pair("loser", headers=hedged(strategy), pause_s=0.01)
-    async with scene(tmp_path, pair, x=0.1) as stage:
-        pair.p.default = Fault(first_word_s=P_LATE)
-        pair.f.default = Fault(first_word_s=P_LATE + 0.05, stall_after_words=5, stall_s=math.inf)
-        reply = await pair.ask()
-        reply.assert_whole(by=pair.p.name)
-        await pair.f.wait(lambda: pair.f.attempts[0].peer_closed_at is not None, timeout_s=1.0 + LATE_S)
-        (winner,), (loser,) = pair.p.attempts, pair.f.attempts
-        assert winner.first_word_at is not None
-        assert winner.ended_at is not None
-        assert loser.peer_closed_at is not None
-        if strategy == "latency":
-            assert loser.peer_closed_at - winner.first_word_at <= 1.0
-            assert loser.peer_closed_at < winner.ended_at, "not kept until the winner has ended"
-        else:
-            assert winner.ended_at - 0.05 <= loser.peer_closed_at <= winner.ended_at + 1.0
-        metrics = await stage.sidecar.metrics()
-        assert total(metrics, "outrider_attempts_total", provider=pair.f.name, outcome="cancelled") == 1
-        assert_blamed_nobody(await stage.sidecar.status(), pair.f.name, pair.p.name)
+    pairs = {name: Pair(name, headers=hedged(name), pause_s=0.01) for name in ("latency", "first-success")}
+    async with scene(tmp_path, *pairs.values(), x=0.1) as stage:
+        for pair in pairs.values():
+            pair.p.default = Fault(first_word_s=P_LATE)
+            pair.f.default = Fault(first_word_s=P_LATE + 0.1, stall_after_words=5, stall_s=math.inf)
+        for reply, pair in zip(await asyncio.gather(*(p.ask() for p in pairs.values())), pairs.values(), strict=True):
+            reply.assert_whole(by=pair.p.name)
+        for name, pair in pairs.items():
+            (winner,), (loser,) = pair.p.attempts, await pair.f.wait_attempts(1, ended=True, timeout_s=1.0 + LATE_S)
+            assert winner.first_word_at is not None
+            assert winner.ended_at is not None
+            assert loser.peer_closed_at is not None
+            if name == "latency":
+                assert loser.peer_closed_at - winner.first_word_at <= 1.0
+                assert loser.peer_closed_at < winner.ended_at, "not kept until the winner has ended"
+            else:
+                assert winner.ended_at - 0.05 <= loser.peer_closed_at <= winner.ended_at + 1.0
+            metrics = await stage.sidecar.metrics()
+            assert total(metrics, "outrider_attempts_total", provider=pair.f.name, outcome="cancelled") == 1
+            assert_blamed_nobody(await stage.sidecar.status(), pair.f.name, pair.p.name)
 
 
 async def test_a_spare_that_says_something_else_ends_in_the_honest_error(tmp_path: Path) -> None:
