@@ -82,6 +82,12 @@ def error_in(parsed: Any) -> Mapping[str, Any] | None:
     return {"message": error} if isinstance(error, str) and error else None
 
 
+def _parsed(event: bytes) -> Any:
+    """What an event says, or a line that is no field of an event stream: bare JSON, ``error: {...}`` (GPUStack)."""
+    data = sse.data_of(event)
+    return loads(data if data is not None else event.strip().removeprefix(b"error:"))
+
+
 class JsonEvents:
     """What the readers of all JSON event streams share; a dialect says what an event means (`judge`)."""
 
@@ -145,7 +151,7 @@ class JsonEvents:
                 return clean
         for pattern in self.FINISHES:
             if pattern in piece:
-                self._finished += piece.count(pattern)
+                self._finished += piece.count(pattern) - piece.count(pattern + b'"')  # an empty reason is none
         for pattern in self.DONES:
             if pattern in piece and (piece.startswith(pattern) or b"\n" + pattern in piece or b"\r" + pattern in piece):
                 self._done = True
@@ -163,8 +169,7 @@ class JsonEvents:
             if not hits:
                 return
             start, at = sse.event_around(piece, min(hits))
-            data = sse.data_of(piece[start:at])
-            parsed = loads(data) if data is not None else None
+            parsed = _parsed(piece[start:at])
             if isinstance(parsed, Mapping):
                 yield start, parsed
 
@@ -183,8 +188,7 @@ class JsonEvents:
 
     def tail(self, rest: bytes) -> bool:
         """See `Reader`. A left-over that parses as an error is one, event or not (Gemini ends streams so)."""
-        data = sse.data_of(rest)
-        parsed = loads(data if data is not None else rest.strip())
+        parsed = _parsed(rest)
         if isinstance(parsed, list) and len(parsed) == 1:
             parsed = parsed[0]
         self.error = self.fault_in(parsed) if isinstance(parsed, Mapping) else None

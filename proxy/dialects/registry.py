@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
 
+from proxy.dialects import splice
 from proxy.dialects.anthropic import MessagesReader
 from proxy.dialects.chat import Asked, Encoded, ModelFacts, Request, StreamReader
 from proxy.dialects.openai import ChatReader, EmbeddingsReader, choices_asked
@@ -89,6 +90,16 @@ def with_changes(body: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
     kept = {key: value for key, value in body.items() if key not in changes}
     return {**kept, **{key: value for key, value in changes.items() if value is not quirks.REMOVED}}
+
+
+def spliced(body: bytes, changes: Mapping[str, Any]) -> bytes:
+    """As `with_changes`, for the bytes of a body: what is not named keeps them."""
+    from proxy.dialects.openai import quirks
+
+    gone = {key for key, value in changes.items() if value is quirks.REMOVED}
+    kept = {key: value for key, value in changes.items() if key not in gone}
+    body = splice.without(body, gone) if gone else body
+    return splice.replace(body, kept) if kept else body
 
 
 def written(api: str, request: Request, facts: ModelFacts) -> Encoded:

@@ -157,7 +157,7 @@ class Outgoing:
             if warnings:
                 self._warnings[index] = warnings
             if more is not None:
-                return splice.replace(self._inbound.body, changes | more)
+                return registry.spliced(self._inbound.body, changes | more)
         return splice.replace(self._inbound.body, changes) if changes else self._inbound.body
 
     def _is_placed(self, candidate: Candidate, index: int) -> bool:

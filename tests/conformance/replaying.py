@@ -1,7 +1,7 @@
 """A fake upstream that replays recordings in any dialect, and the one process before it that callers ask.
 
-A case is known to the upstream by the caller's key, which the proxy sends on under whatever name the dialect has for
-it. The key also makes every case a target of its own, so that one recorded 401 says nothing about the next recording.
+A case is known to the upstream by the key that the caller names for the provider. The key also makes every case a
+target of its own, so that one recorded 401 says nothing about the next recording.
 """
 
 from __future__ import annotations
@@ -173,7 +173,6 @@ class Desk:
         self._count += 1
         case = f"{self._count:08}"
         play = self.upstream.plays[case] = Play(pieces, closes)
-        key = f"sk-case-{case}"
         fields = {
             "Content-Type": "application/json",
             "X-Failover-Providers": provider,
@@ -181,7 +180,8 @@ class Desk:
             "X-Max-Retries": "0",
             "X-Circuit-Breaker": '{"error_threshold":1000,"error_threshold_window":30,"timeout":1}',
             "X-Request-Hedging": "false",
-            **({"x-api-key": key} if caller == "messages" else {"Authorization": f"Bearer {key}"}),
+            f"X-Provider-Key-{provider}": f"sk-case-{case}",
+            **({"x-api-key": "sk-caller"} if caller == "messages" else {"Authorization": "Bearer sk-caller"}),
         }
         session, url = self.sidecar.session, self.sidecar.url + CALLERS[caller]
         out, broken = bytearray(), ""
@@ -217,8 +217,8 @@ class Desk:
     def assert_sound(self) -> None:
         """Nothing of ours failed while all of it ran."""
         lines = [line for line in self.sidecar.lines if line["msg"] == "raw" or "failed inside" in str(line)]
-        assert lines == []
-        assert self.sidecar.process.returncode is None
+        assert not lines, f"{len(lines)} lines: {lines[:20]}"
+        assert self.sidecar.process.returncode is None, "the process has ended"
 
 
 @asynccontextmanager
@@ -227,7 +227,7 @@ async def desk(folder: Path) -> AsyncIterator[Desk]:
     async with upstream.running():
         tree = config({}, defaults={"hedging": {"rescue_after_s": 0}, "stream_recovery": "error"})
         tree["providers"] = {
-            name: {**entry, "base_url": upstream.url + base, "credentials": "caller"}
+            name: {**entry, "base_url": upstream.url + base, "api_key": f"sk-{name}-0123456789"}
             for name, (base, entry) in PROVIDERS.items()
         }
         async with Sidecar(tree, folder) as sidecar:

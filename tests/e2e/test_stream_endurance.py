@@ -138,7 +138,7 @@ async def test_S30_the_caller_leaves_in_every_phase_of_a_recovery(tmp_path: Path
 @pytest.mark.parametrize("dialect", ["anthropic", "gemini"])
 async def test_S37_a_slow_reader_of_a_translated_stream_slows_nobody_else(tmp_path: Path, dialect: str) -> None:
     callers, size = 8, 24 * MIB
-    idle = {"stream_idle_timeout_s": 1.0, "first_content_timeout_s": 5.0, "hedging": {"rescue_after_s": 0}}
+    idle = {"stream_idle_timeout_s": 0.3, "first_content_timeout_s": 1.0, "hedging": {"rescue_after_s": 0}}
     pairs = [
         Pair("slow", dialect=dialect, policy=idle, lone=True),  # type: ignore[arg-type]
         Pair("well", dialect=dialect, pause_s=0.0),  # type: ignore[arg-type]

@@ -11,16 +11,26 @@ _LEGITIMATE: Final = frozenset(
     {"max_tokens", "tool_use", "refusal", "pause_turn", "model_context_window_exceeded", "stop_sequence"}
 )
 """Stop reasons that make an answer without content legitimate."""
+_REASONS: Final = (b'"stop_reason":"', b'"stop_reason": "')
 _SPOKEN: Final = ("text", "thinking", "partial_json", "citation", "signature")
 
 
 class MessagesReader(JsonEvents):
     """Reads one Messages answer."""
 
-    FINISHES = (b'"stop_reason":"', b'"stop_reason": "')
     DONES = (b"event: message_stop", b'data: {"type":"message_stop"', b'data: {"type": "message_stop"')
 
     __slots__ = ()
+
+    def scan(self, piece: bytes) -> int:
+        """See `Reader`. Events with a stop reason are parsed: a result of the advisor tool has one of its own."""
+        clean = super().scan(piece)
+        if clean == len(piece) and (_REASONS[0] in piece or _REASONS[1] in piece):
+            for _, event in self._events_with(piece, _REASONS):
+                delta = event.get("delta")
+                if event.get("type") == "message_delta" and isinstance(delta, Mapping) and delta.get("stop_reason"):
+                    self._finished += 1
+        return clean
 
     def judge(self, event: Mapping[str, Any]) -> Verdict:
         """Content is a non-empty delta, or a block that is content by being there (a tool call)."""

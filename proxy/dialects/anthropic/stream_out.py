@@ -122,7 +122,7 @@ class MessagesStreamWriter:
         if kind is ToolEnd:
             return self._end_call(event.index)  # type: ignore[union-attr]
         if kind is Ping:
-            return PING
+            return PING if self._has_begun else b""  # nothing comes before message_start
         return self._rare(event)
 
     def _rare(self, event: Event) -> bytes:

@@ -260,6 +260,11 @@ def is_reasoning(model: str) -> bool:
     return _REASONING.search(model.lower()) is not None
 
 
+def refuses_defaults(facts: ModelFacts) -> bool:
+    """Whether even a temperature of 1 is refused: OpenAI's reasoning models take it, others have no such field."""
+    return facts.sampling is False and not is_reasoning(facts.model)
+
+
 def refuses_sampling(facts: ModelFacts, effort: str | None) -> bool:
     """Whether temperature and top_p are refused. The models from gpt-5.1 on take them while they do not reason, which
     is their default, so nothing is certain of them and nothing is taken away."""
@@ -358,8 +363,7 @@ def _sampling(body: Json, facts: ModelFacts, changes: dict[str, Any], dropped: d
         vendor(facts) in ("openai", "azure") and refuses_sampling(facts, body.get("reasoning_effort"))
     ):
         for name in ("temperature", "top_p", "top_k"):
-            # Their default is taken by OpenAI's reasoning models, and by nobody who has no such field at all.
-            if body.get(name) is not None and (facts.sampling is False or body[name] != 1):
+            if body.get(name) is not None and (name == "top_k" or body[name] != 1 or refuses_defaults(facts)):
                 changes[name] = REMOVED
                 dropped[name] = None
 

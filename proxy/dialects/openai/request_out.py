@@ -12,6 +12,7 @@ from proxy.dialects.openai.quirks import (
     limit_name,
     obstacle,
     quirks_of,
+    refuses_defaults,
     refuses_sampling,
     refuses_stop,
     vendor,
@@ -89,7 +90,7 @@ def _sampling(request: Request, facts: ModelFacts, body: dict[str, Any], warn: W
         value = getattr(request, name)
         if value is None:
             continue
-        if refused and (facts.sampling is False or value != 1):
+        if refused and (value != 1 or refuses_defaults(facts)):
             warn.dropped(name)
         else:
             body[name] = value

@@ -21,6 +21,7 @@ from proxy.dialects.chat import (
     Finish,
     Json,
     OpaqueBlock,
+    Ping,
     RefusalDelta,
     Stopped,
     TextDelta,
@@ -125,6 +126,8 @@ class ResponsesStreamWriter:
     def feed(self, event: Event) -> bytes:
         """See `StreamWriter`."""
         kind = type(event)
+        if not self._base and kind is Ping:
+            return b""  # OpenRouter's comments before the first chunk: the model is not known yet
         out = b"" if self._base else self._begin(event if isinstance(event, Begin) else Begin())
         if self._live >= 0 and kind not in _CALLING:
             self._held.append(event)

@@ -143,3 +143,34 @@ def test_members_looks_up_without_parsing_the_rest(body: bytes, expected: dict[s
 def test_members_leaves_out_what_is_long() -> None:
     body = b'{"model": "a", "tools": [' + b'"' + b"x" * 100 + b'"]}'
     assert splice.members(body, frozenset({"model", "tools"}), most_bytes=64) == {"model": "a"}
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (b'{"a":1,"gone":0.5,"b":2}', b'{"a":1,"b":2}'),
+        (b'{"a":1, "gone" : {"gone":[1,"}"]} }', b'{"a":1 }'),
+        (b'{ "gone":1 , "a":{"gone":1}}', b'{  "a":{"gone":1}}'),
+        (b'{"gone":1,"gone":2,"a":"gone"}', b'{"a":"gone"}'),
+        (b'{"gone":1,"also":2}', b"{}"),
+        (b'{"a":1,\n  "g\\u006fne": "\\"x", "also":null}', b'{"a":1}'),
+        (b'{"a":1}', b'{"a":1}'),
+    ],
+)
+def test_members_are_taken_out_and_the_rest_keeps_its_bytes(body: bytes, left: bytes) -> None:
+    assert splice.without(body, {"gone", "also"}) == left
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "gone", "b", "also", 'q"']),
+        st.recursive(
+            st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+        ),
+        max_size=5,
+    ),
+    st.sampled_from([None, 1]),
+)
+def test_what_is_taken_out_is_gone_and_nothing_else(body: dict[str, Any], indent: int | None) -> None:
+    left = splice.without(json.dumps(body, indent=indent).encode(), {"gone", "also"})
+    assert json.loads(left) == {key: value for key, value in body.items() if key not in ("gone", "also")}
