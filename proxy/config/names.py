@@ -34,12 +34,16 @@ _CONSTANTS: Final = {
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """The allowed name most like `word`, capitals and ``-`` for ``_`` forgiven; empty when none is similar."""
+    """The allowed name most like `word`, capitals and ``-`` for ``_`` forgiven; empty when none is similar.
+
+    `word` itself is no suggestion: where it is allowed and still refused, something else is wrong with it.
+    """
     from difflib import get_close_matches  # loaded by the first mistake, not by every start
 
     folded: dict[str, str] = {}
     for name in allowed:
-        folded.setdefault(_fold(name), name)
+        if name != word:
+            folded.setdefault(_fold(name), name)
     found = get_close_matches(_fold(word), folded, n=1, cutoff=SIMILARITY)
     return folded[found[0]] if found else ""
 

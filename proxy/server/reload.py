@@ -231,12 +231,13 @@ class Reloader:
         self.loaded_at = self._clock()
         self.reloads += 1
         self._counts.add(("ok",))
-        self.log.write("info", "configuration reloaded", sha256=config.digest, was=was, changed=changes.keys)
+        is_same = config.digest == was and not changes.keys
+        if not is_same:
+            self.log.write("info", "configuration reloaded", sha256=config.digest, was=was, changed=changes.keys)
         if waits:
             self.log.write("warning", "configuration waits for a restart", keys=waits)
         for warning in config.warnings:
             self.log.write("warning", warning)
-        is_same = config.digest == was and not changes.keys
         return Report(
             result="unchanged" if is_same else "reloaded",
             digest=config.digest,

@@ -225,6 +225,8 @@ def test_the_nearest_name() -> None:
     assert nearest("wieght", ["weight", "tier"]) == "weight"
     assert nearest("Max-Retries", ["max_retries"]) == "max_retries"
     assert nearest("zzz", ["weight"]) == ""
+    assert nearest("weight", ["weight"]) == "", "the word itself is no advice"
+    assert nearest("weight", ["weight", "weights"]) == "weights"
     assert nearest("", ["weight"]) == ""
     assert nearest("x" * 10**6, ["y"]) == ""
     assert did_you_mean("OPENAI", ["openai"]) == '; did you mean "openai"?'

@@ -7,7 +7,8 @@ import gc
 import math
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -17,7 +18,8 @@ from proxy.config.load import load_text
 from proxy.config.planner import Planner
 from proxy.demo.provider import FakeProvider
 from proxy.demo.script import Fault, headers
-from proxy.dispatch import Dispatcher
+from proxy.dispatch import Dispatcher, dispatcher
+from proxy.dispatch.drive import Drive
 from proxy.dispatch.room import Room
 from proxy.engine.cluster import Cluster
 from proxy.observe.record import RequestRecord
@@ -285,3 +287,81 @@ async def test_a_finished_request_leaves_no_timer_and_no_garbage(stage: Stage) -
         await stage.serve()
     after = len([handle for handle in loop._scheduled if not handle.cancelled()])
     assert after <= before
+
+
+# A busy event loop ----------------------------------------------------------------------------------------------------
+
+WORD = b'data: {"choices":[{"index":0,"delta":{"content":"%s "}}]}\n\n'
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+class Hand:
+    """A provider in the test's own hands, and the drive of the one request it got; the clock may be put forward."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.writer: asyncio.StreamWriter
+        self.drive: Drive
+        self.late_s = 0.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + WORD % b"one")
+        self.writer = writer
+        self.asked.set()
+
+    def clock(self) -> float:
+        return time.monotonic() + self.late_s
+
+    def ring(self) -> None:
+        """The request's timer rings now, whatever time the event loop has."""
+        handle = self.drive._handle
+        assert handle is not None
+        handle.cancel()
+        self.drive._ring()
+
+
+@pytest.fixture
+async def hand(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Hand, Stage, asyncio.Task[FakeSink]]]:
+    """A stream whose first word has come."""
+    made = Hand()
+
+    def caught(*given: Any) -> Drive:
+        made.drive = Drive(*given)
+        return made.drive
+
+    monkeypatch.setattr(dispatcher, "Drive", caught)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    stage = Stage(*(cast(FakeProvider, SimpleNamespace(url=url)),) * 2)
+    stage.room.clock = made.clock
+    sink = FakeSink()
+    serving = asyncio.create_task(stage.serve(sink, stream=True))
+    async with asyncio.timeout(10):
+        await sink.begun.wait()
+    yield made, stage, serving
+    made.writer.close()
+    server.close()
+    stage.room.upstreams.close()
+
+
+async def test_what_lies_in_the_socket_is_read_before_a_late_timer_is_believed(
+    hand: tuple[Hand, Stage, asyncio.Task[FakeSink]],
+) -> None:
+    """An event loop that was busy for longer than the limit must not take a speaking target for a silent one."""
+    provider, stage, serving = hand
+    provider.writer.write(WORD % b"two" + STOP)
+    provider.late_s = 60.0
+    provider.ring()
+    sink = await serving
+    assert (sink.ended, stage.records[0].result) == ("end", "ok")
+    assert b"two" in sink.body
+
+
+async def test_silence_is_found_out_by_a_late_timer_too(hand: tuple[Hand, Stage, asyncio.Task[FakeSink]]) -> None:
+    provider, stage, serving = hand
+    provider.late_s = 60.0
+    provider.ring()
+    sink = await serving
+    assert sink.ended == "abort"
+    assert stage.records[0].attempts[0].detail == "timeout.idle"

@@ -42,7 +42,8 @@ class Desk:
             counts=self.counts,
             clock=lambda: self.now,
         )
-        self.reloader.log = Silent()  # type: ignore[assignment]
+        self.lines: list[str] = []
+        self.reloader.log = Lines(self.lines)  # type: ignore[assignment]
 
     def _install(self, config: Config, planner: Planner) -> tuple[Changes, tuple[str, ...]]:
         found, self.config = changes(self.config, config), config
@@ -63,9 +64,14 @@ class Desk:
         return dict(self.counts.items()).get((result,), 0.0)
 
 
-class Silent:
+class Lines:
+    """A log whose lines are kept, without their fields."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
     def write(self, level: str, msg: str, **fields: Any) -> None:
-        return
+        self._lines.append(msg)
 
 
 async def test_a_swap_is_taken_at_the_next_look(tmp_path: Path) -> None:
@@ -166,9 +172,11 @@ async def test_who_asks_gets_an_answer_and_signals_do_not_pile_up(tmp_path: Path
     path.write_text(GOOD % "one")
     desk = Desk(path)
     assert (await desk.reloader.read(is_asked=True)).result == "unchanged"
+    assert desk.lines == [], "nothing has been reloaded"
     path.write_text(GOOD % "two")
     report = await desk.reloader.read(is_asked=True)
     assert (report.result, report.keys) == ("reloaded", ("providers.a.models.m.name",))
+    assert desk.lines == ["configuration reloaded"]
     path.write_text("speed: 9\n" * 2 + "".join(f"x{n}: 1\n" for n in range(40)))
     report = await desk.reloader.read(is_asked=True)
     assert (report.result, len(report.errors)) == ("refused", 21)
