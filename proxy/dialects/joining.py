@@ -15,10 +15,8 @@ from proxy.dialects.chat import (
     Ended,
     Event,
     Fault,
-    Finish,
     Json,
     Stopped,
-    StreamReader,
     StreamWriter,
     TextDelta,
     ToolBegin,
@@ -27,78 +25,28 @@ from proxy.dialects.chat import (
     events_of,
 )
 from proxy.dialects.continuation import Partial, summed
+from proxy.dialects.hearing import STUMBLES, Listener, Speaker, unreadable
 from proxy.dialects.reading import loads
 from proxy.dialects.seam import Seam
-from proxy.dialects.translation import STUMBLES, Speaker, unreadable
 
 UNFIT = "unfit"
 """Type of the error of a continuation that does not fit."""
 
 
-class Joiner:
+class Joiner(Listener):
     """See the module; the same calls as `translation.Translator`."""
 
-    __slots__ = (
-        "_partial",
-        "_reader",
-        "_seam",
-        "_target",
-        "_usage",
-        "_writer",
-        "error",
-        "finish",
-        "has_content",
-        "has_progress",
-        "is_over",
-        "signatures",
-        "usage",
-    )
+    __slots__ = ("_partial", "_seam", "_usage", "_writer", "has_progress")
 
     def __init__(self, target: Speaker, writer: StreamWriter, partial: Partial, exact: bool) -> None:
         """`writer` stands where the broken stream stopped (`resumed`)."""
-        self._target = target
+        super().__init__(target)
         self._writer = writer
         self._partial = partial
         self._seam = Seam(partial.text, exact)
-        self._reader: StreamReader | None = None
         self._usage: Usage | None = None
-        self.error: Json | None = None
-        self.usage: tuple[int, int] | None = None
-        self.finish: Finish | None = None
-        self.has_content = False
-        """The join is found: from here on the caller can be sent what comes."""
         self.has_progress = False
-        """Text has come, whether or not it can be sent yet."""
-        self.is_over = False
-        self.signatures: dict[str, str] = {}
-
-    @property
-    def dropped(self) -> int:
-        return self._reader.dropped if self._reader is not None else 0
-
-    @property
-    def is_finished(self) -> bool:
-        return self.finish is not None
-
-    def feed(self, piece: bytes) -> bytes:
-        """As `Translator.feed`."""
-        if self._reader is None:
-            self._reader = self._target.stream_reader()
-        try:
-            return self._take(self._reader.feed(piece))
-        except STUMBLES as stumble:
-            self.error = unreadable(stumble)
-            return b""
-
-    def close(self) -> bytes:
-        """As `Translator.close`."""
-        out = b""
-        if self._reader is not None and self.error is None and not self.is_over:
-            try:
-                out = self._take(self._reader.close())
-            except STUMBLES as stumble:
-                self.error = unreadable(stumble)
-        return out + self._finished()
+        """Text has come, whether or not it can be sent yet; `has_content`: the join is found, and it can be."""
 
     def whole(self, body: bytes) -> tuple[str, bytes]:
         """One body where events were asked for: as `Translator.whole`."""

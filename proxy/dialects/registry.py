@@ -10,10 +10,11 @@ from typing import Any, Final
 from proxy.dialects import splice
 from proxy.dialects.anthropic import MessagesReader
 from proxy.dialects.chat import Asked, Encoded, ModelFacts, Request, StreamReader
+from proxy.dialects.hearing import Speaker
 from proxy.dialects.openai import ChatReader, EmbeddingsReader, choices_asked
 from proxy.dialects.reading import Reader
 from proxy.dialects.responses import ResponsesReader
-from proxy.dialects.translation import Converter, Speaker, Translator
+from proxy.dialects.translation import Converter, Translator
 
 CALLERS: Final[Mapping[str, str]] = {"chat": "chat", "messages": "messages", "responses": "responses"}
 """Endpoint -> the API its callers speak, for endpoints whose answers can be translated as conversations."""

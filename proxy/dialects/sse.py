@@ -14,6 +14,8 @@ import orjson
 
 _END: Final = re.compile(rb"(?:\r\n){2,}|\n{2,}|\r{2,}|\n\r\n|\r\n\n")
 """A blank line and others of its kind behind it: a megabyte of them is one end, not half a million events."""
+_BLANK: Final = 3
+"""Bytes at the end of a piece that may begin a blank line."""
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 
@@ -71,6 +73,42 @@ def events(buffer: bytes) -> list[bytes]:
         out.append(buffer[at:end])
         at = end
     return out
+
+
+class Frames:
+    """Cuts a stream into its events, however its pieces fall. Bytes are joined once per event, not once per piece."""
+
+    __slots__ = ("_held", "_tail")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._tail = b""
+        """The last bytes of what is held, which may begin a blank line."""
+
+    def take(self, piece: bytes) -> list[bytes]:
+        """The events that `piece` completes, each with its blank line."""
+        if not piece:
+            return []
+        if self._held:
+            tail = self._tail + piece
+            self._held.append(piece)
+            if next_event(tail) < 0:
+                self._tail = tail[-_BLANK:]
+                return []
+            piece = b"".join(self._held)
+        out, at = [], 0
+        while (end := next_event(piece, at)) > 0:
+            out.append(piece[at:end])
+            at = end
+        self._held = [piece[at:]] if at < len(piece) else []
+        self._tail = piece[max(at, len(piece) - _BLANK) :]
+        return out
+
+    def rest(self) -> bytes:
+        """What stands behind the last blank line; it is taken."""
+        rest = b"".join(self._held)
+        self._held = []
+        return rest
 
 
 def is_sound(piece: bytes) -> bool:

@@ -6,8 +6,17 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from proxy.dialects.chat import Request, ToolCall
+
 NAME_BAD: Final = re.compile(r"[^a-zA-Z0-9_-]")
 """What a tool's name may not contain at OpenAI, Anthropic and Bedrock."""
+
+
+def named_in(request: Request) -> list[str]:
+    """Every tool's name in the request, the declared ones first."""
+    called = [part.name for turn in request.turns for part in turn.parts if isinstance(part, ToolCall)]
+    chosen = [request.choice.name] if request.choice is not None and request.choice.name else []
+    return [*(tool.name for tool in request.tools), *chosen, *called]
 
 
 class Names:

@@ -3,15 +3,12 @@
 Readers and writers of the dialects do not know each other; what stands between them is here. Tools get the names back
 that the caller gave them, calls without an id get one, a synthetic tool that stood for structured output becomes the
 text it means, and what counts as content, as an error and as the end is told in the terms of `reading`.
-
-Whatever a provider sends, it is at worst a failed attempt: a reader that stumbles over it must not take the request
-down, so its exceptions end here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -27,15 +24,12 @@ from proxy.dialects.chat import (
     Fault,
     Finish,
     Json,
-    ModelFacts,
     Opaque,
     OpaqueBlock,
     Part,
     Refusal,
     RefusalDelta,
-    Request,
     Stopped,
-    StreamReader,
     StreamWriter,
     Text,
     TextDelta,
@@ -50,29 +44,14 @@ from proxy.dialects.chat import (
     Used,
     events_of,
 )
+from proxy.dialects.hearing import STUMBLES, Listener, Speaker, unreadable
 from proxy.dialects.reading import loads
 
-STUMBLES: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
-"""What a reader may raise over JSON of an unexpected shape."""
 SILENT: Final = frozenset({Finish.STOP, Finish.TOOL_CALLS, Finish.UNKNOWN, Finish.MALFORMED, Finish.STOP_SEQUENCE})
 """Finish reasons that do not excuse an answer without content."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speaker:
-    """What one wire API offers; see `chat` for the terms."""
-
-    api: str
-    read_request: Callable[[Json], Request]
-    write_request: Callable[[Request, ModelFacts], Encoded]
-    fault_in: Callable[[Json], Json | None]
-    read_answer: Callable[[Json], Answer]
-    write_answer: Callable[[Answer, Asked], dict[str, Any]]
-    stream_reader: Callable[[], StreamReader]
-    stream_writer: Callable[[Asked], StreamWriter]
-
-
-class Translator:
+class Translator(Listener):
     """The answer of one attempt. Feed it either pieces of a stream (`feed`, `close`) or one body (`whole`)."""
 
     __slots__ = (
@@ -85,28 +64,19 @@ class Translator:
         "_ends",
         "_mute",
         "_names",
-        "_reader",
-        "_target",
         "_tells_thinking",
         "_thinks",
         "_writer",
-        "error",
-        "finish",
-        "has_content",
-        "is_over",
         "model",
-        "signatures",
-        "usage",
     )
 
     def __init__(self, target: Speaker, caller: Speaker, encoded: Encoded, asked: Asked, stream: bool) -> None:
         """`stream`: the caller wants events; whether the target sends them is told by what is called."""
-        self._target = target
+        super().__init__(target)
         self._caller = caller
         self._encoded = encoded
         self._names = encoded.names
         self._asked = asked
-        self._reader: StreamReader | None = None
         self._writer: StreamWriter | None = caller.stream_writer(asked) if stream else None
         self._assembler = None if stream else Assembler()
         """Puts a stream together for a caller who wants one body."""
@@ -117,30 +87,11 @@ class Translator:
         """Arguments so far of calls of custom tools, which targets of other dialects know as functions."""
         self._ends: list[Event] = []
         """What has to follow the event that is being handed on."""
-        self.error: Json | None = None
-        """The provider's error object, once one has come."""
-        self.usage: tuple[int, int] | None = None
-        """(prompt, output) tokens; None: not reported."""
-        self.finish: Finish | None = None
-        self.has_content = False
         self._tells_thinking = caller.api != "messages"
         """A Messages caller is told only what Claude has signed: anything else it could not send back."""
         self._thinks = False
-        self.is_over = False
-        """The proper end has been written; nothing more will be."""
         self.model = ""
         """The model as the provider named it."""
-        self.signatures: dict[str, str] = {}
-        """Gemini's thought signatures of this answer by call id."""
-
-    @property
-    def dropped(self) -> int:
-        return self._reader.dropped if self._reader is not None else 0
-
-    @property
-    def is_finished(self) -> bool:
-        """A proper reason for the end has come: a stream that stops now is complete."""
-        return self.finish is not None
 
     @property
     def has_progress(self) -> bool:
@@ -149,28 +100,7 @@ class Translator:
 
     # Streams ----------------------------------------------------------------------------------------------------------
 
-    def feed(self, piece: bytes) -> bytes:
-        """What the caller may be sent because of `piece`; an error is then in `error` and nothing follows."""
-        if self._reader is None:
-            self._reader = self._target.stream_reader()
-        try:
-            return self._take(self._reader.feed(piece))
-        except STUMBLES as stumble:
-            self.error = unreadable(stumble)
-            return b""
-
-    def close(self) -> bytes:
-        """The connection has ended: the rest, and the proper end where the answer is complete."""
-        out = b""
-        if self._reader is not None and self.error is None and not self.is_over:
-            try:
-                out = self._take(self._reader.close())
-            except STUMBLES as stumble:
-                self.error = unreadable(stumble)
-        return out + self.finished()
-
-    def finished(self) -> bytes:
-        """The end marker and what was held for it, once; empty while no reason for the end has come."""
+    def _finished(self) -> bytes:
         if self.is_over or self.finish is None or self.error is not None:
             return b""
         self.is_over = True
@@ -188,7 +118,7 @@ class Translator:
                 self.error = event.error  # type: ignore[union-attr]
                 break
             if kind is Ended:
-                out.append(self.finished())
+                out.append(self._finished())
                 continue
             changed = self._changed(event, kind)
             if self.error is not None:
@@ -374,11 +304,6 @@ def plain_input(arguments: str) -> str:
 def _is_claudes(thinking: Thinking | ThinkingEnd) -> bool:
     """Whether reasoning is signed by Anthropic, so that its own callers can be shown it and send it back."""
     return thinking.origin == "anthropic" and bool(thinking.signature or thinking.redacted)
-
-
-def unreadable(stumble: Exception) -> Json:
-    """The error of an answer whose shape nobody expected. The exception's text may quote the answer: it is left out."""
-    return {"type": "server_error", "message": f"the answer cannot be read ({type(stumble).__name__})"}
 
 
 class Converter:

@@ -18,9 +18,9 @@ from proxy.config.planner import Planned
 from proxy.dialects import continuation, effects, registry
 from proxy.dialects.chat import Asked, Event, Malformed, NotPortable
 from proxy.dialects.continuation import Partial
+from proxy.dialects.hearing import STUMBLES
 from proxy.dialects.joining import Joiner, resumed
 from proxy.dialects.reading import Reader
-from proxy.dialects.translation import STUMBLES
 from proxy.dispatch.outgoing import Outgoing
 from proxy.dispatch.translate import CONVERSATIONS, asked_of
 from proxy.engine.attempts import Attempts

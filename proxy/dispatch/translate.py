@@ -19,7 +19,8 @@ import orjson
 from proxy.config.planner import Planned
 from proxy.dialects import registry
 from proxy.dialects.chat import Asked, Encoded, Malformed, ModelFacts, NotPortable, Request
-from proxy.dialects.translation import STUMBLES, Converter, Translator
+from proxy.dialects.hearing import STUMBLES
+from proxy.dialects.translation import Converter, Translator
 from proxy.engine.plan import Candidate, Endpoint, Plan
 
 CONVERSATIONS: Final = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.dialects.chat import Answer, Finish, Text, ToolCall
-from proxy.dialects.translation import Speaker
+from proxy.dialects.hearing import Speaker
 from tests import data
 from tests.conformance.score import answers, meant, requests, sdk, sweep
 from tests.conformance.score.records import Record

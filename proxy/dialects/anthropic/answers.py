@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from proxy.dialects.anthropic import words
-from proxy.dialects.anthropic.words import DIALECT, ORIGIN, dumped, mapping, string
+from proxy.dialects.anthropic.words import DIALECT, ORIGIN
 from proxy.dialects.chat import Answer, Asked, Finish, Json, Opaque, Part, Refusal, Text, Thinking, ToolCall
+from proxy.dialects.members import dumped, finish_in, mapping, string
 from proxy.dialects.reading import error_in
 
 KNOWN: Final = frozenset({"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage", "created"})
@@ -40,7 +41,7 @@ def read_answer(body: Json) -> Answer:
     if isinstance(content, str) and content:
         parts.append(Text(text=content))
     rest = {name: value for name, value in body.items() if name not in KNOWN and value is not None}
-    finish = words.finish_in(body.get("stop_reason"), calls)
+    finish = finish_in(words.FINISH, body.get("stop_reason"), calls)
     if finish is Finish.CONTENT_FILTER:
         explanation = words.explanation_in(body.get("stop_details"))
         # Other dialects tell a refusal in words; this one has its stop reason, and keeps the details as they are.

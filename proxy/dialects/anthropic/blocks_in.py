@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from proxy.dialects.anthropic.words import DIALECT, ORIGIN, dumped, mapping, string
+from proxy.dialects.anthropic.words import DIALECT, ORIGIN
 from proxy.dialects.chat import (
     Document,
     Image,
@@ -24,6 +24,7 @@ from proxy.dialects.chat import (
     ToolResult,
 )
 from proxy.dialects.media import media_type
+from proxy.dialects.members import cache_mark, dumped, mapping, string
 
 _LACKS: Final[Mapping[str, str]] = {
     "container_upload": "file_id",
@@ -65,14 +66,6 @@ class Leftovers:
     def need(self, reason: str, where: str) -> None:
         """The request can be honoured by Anthropic only."""
         self.needs.append(Need(reason=reason, where=where))
-
-
-def cache_mark(holder: Json) -> str:
-    """The mark for the prompt cache; empty: none."""
-    mark = holder.get("cache_control")
-    if not isinstance(mark, Mapping):
-        return ""
-    return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
 def content(value: Any, path: str, place: str, left: Leftovers) -> tuple[Part, ...]:

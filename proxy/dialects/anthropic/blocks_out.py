@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from proxy.dialects.anthropic.words import DIALECT, IMAGES, ORIGIN, call_input, dumped
+from proxy.dialects.anthropic.words import DIALECT, IMAGES, ORIGIN, call_input
 from proxy.dialects.chat import (
     Document,
     Image,
@@ -25,8 +25,9 @@ from proxy.dialects.chat import (
     ToolResult,
 )
 from proxy.dialects.media import text_of
+from proxy.dialects.members import dumped
 from proxy.dialects.spelling import Warnings
-from proxy.dialects.tools import NAME_BAD, Names
+from proxy.dialects.tools import NAME_BAD, Names, named_in
 
 CACHE_MARKS_MAX: Final = 4
 NAME_MAX: Final = 128
@@ -53,7 +54,7 @@ class Blocks:
         self._marks = 0
         self._has_short_mark = False
         self.ids = Names(bad=NAME_BAD, longest=NAME_MAX, placeholder="call")
-        self.names = Names(_names(request), longest=NAME_MAX)
+        self.names = Names(named_in(request), longest=NAME_MAX)
         self.notes = notes
 
     # Marks ------------------------------------------------------------------------------------------------------------
@@ -202,13 +203,6 @@ def _thinking(part: Thinking) -> Block:
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.redacted}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature}
-
-
-def _names(request: Request) -> list[str]:
-    """Every tool's name in the request, the declared ones first."""
-    called = [part.name for turn in request.turns for part in turn.parts if isinstance(part, ToolCall)]
-    chosen = [request.choice.name] if request.choice is not None and request.choice.name else []
-    return [*(tool.name for tool in request.tools), *chosen, *called]
 
 
 def _by_place(extra: Mapping[str, Any]) -> dict[str, Block]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.dialects.anthropic.blocks_out import Block, Blocks, keeps
-from proxy.dialects.anthropic.words import DIALECT, dumped
+from proxy.dialects.anthropic.words import DIALECT
 from proxy.dialects.chat import (
     ModelFacts,
     NotPortable,
@@ -27,6 +27,7 @@ from proxy.dialects.chat import (
     ToolResult,
     Turn,
 )
+from proxy.dialects.members import dumped
 from proxy.dialects.spelling import Warnings
 
 FILLER: Final = "."

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from proxy.dialects.anthropic.blocks_in import Leftovers, cache_mark, content
-from proxy.dialects.anthropic.words import DIALECT, mapping, string
+from proxy.dialects.anthropic.blocks_in import Leftovers, content
+from proxy.dialects.anthropic.words import DIALECT
 from proxy.dialects.chat import Choice, Format, Json, Malformed, Reasoning, Request, Role, Text, Tool, Turn
+from proxy.dialects.members import cache_mark, mapping, string
 
 READ: Final = frozenset(
     {"model", "messages", "system", "max_tokens", "temperature", "top_p", "top_k", "stop_sequences", "stream", "tools",

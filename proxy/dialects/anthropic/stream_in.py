@@ -15,7 +15,7 @@ import orjson
 from proxy.dialects import sse
 from proxy.dialects.anthropic import words
 from proxy.dialects.anthropic.answers import KNOWN, fault_in, read_answer
-from proxy.dialects.anthropic.words import DIALECT, ORIGIN, dumped, mapping, string
+from proxy.dialects.anthropic.words import DIALECT, ORIGIN
 from proxy.dialects.chat import (
     Annotated,
     Begin,
@@ -36,10 +36,9 @@ from proxy.dialects.chat import (
     events_of,
 )
 from proxy.dialects.eventstream import Unwrapping
+from proxy.dialects.members import dumped, finish_in, mapping, string
 from proxy.dialects.reading import loads
 
-_TAIL: Final = 3
-"""Bytes of what is held that may begin a blank line."""
 _LAST: Final = (Fault, Ended)
 _EXPECTED: Final = KNOWN | {"context_management"}
 """Members of the message's start; a context's management is told again at its end."""
@@ -75,21 +74,19 @@ class MessagesStreamReader:
         "_begun",
         "_blocks",
         "_calls",
+        "_frames",
         "_has_blocks",
-        "_held",
         "_is_over",
         "_is_stopped",
         "_length",
         "_members",
-        "_tail",
         "_usage",
         "dropped",
     )
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._held: list[bytes] = []
-        self._tail = b""
+        self._frames = sse.Frames()
         self._is_over = False
         self._begun = False
         self._is_stopped = False
@@ -108,27 +105,13 @@ class MessagesStreamReader:
     def feed(self, piece: bytes) -> list[Event]:
         """See `StreamReader`."""
         out: list[Event] = []
-        if self._is_over or not piece:
+        if self._is_over:
             return out
-        if self._held:
-            tail = self._tail + piece
-            self._held.append(piece)
-            if sse.next_event(tail) < 0:
-                self._tail = tail[-_TAIL:]
-                return out
-            piece = b"".join(self._held)
-            self._held = []
-        at = 0
-        while (end := sse.next_event(piece, at)) > 0:
-            self._event(piece[at:end], out)
-            at = end
+        for event in self._frames.take(piece):
+            self._event(event, out)
             if out and type(out[-1]) in _LAST:
                 self._is_over = True
-                return out
-        if at < len(piece):
-            rest = piece[at:]
-            self._held = [rest]
-            self._tail = rest[-_TAIL:]
+                break
         return out
 
     def close(self) -> list[Event]:
@@ -137,8 +120,7 @@ class MessagesStreamReader:
         if self._is_over:
             return out
         self._is_over = True
-        rest = b"".join(self._held)
-        self._held = []
+        rest = self._frames.rest()
         data = sse.data_of(rest)
         parsed = loads(data if data is not None else rest.strip())
         if isinstance(parsed, dict):
@@ -211,7 +193,7 @@ class MessagesStreamReader:
         self._is_stopped = True
         for index in list(self._blocks):
             self._end(index, out)
-        finish = words.finish_in(reason, self._calls)
+        finish = finish_in(words.FINISH, reason, self._calls)
         explanation = ""
         if finish is Finish.CONTENT_FILTER:
             details = self._members.setdefault("stop_details", None)

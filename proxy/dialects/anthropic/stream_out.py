@@ -34,6 +34,7 @@ from proxy.dialects.chat import (
     Usage,
     Used,
 )
+from proxy.dialects.members import dumped
 
 PING: Final = b'event: ping\ndata: {"type":"ping"}\n\n'
 PING_EVERY: Final = 16
@@ -299,7 +300,7 @@ class MessagesStreamWriter:
         if now.begin is not None and not now.was_told:
             arguments = "{}"
             if now.begin.custom:
-                arguments = words.dumped({"input": "".join(now.pieces)})
+                arguments = dumped({"input": "".join(now.pieces)})
             out.append(_JSON % (index, _dumps(arguments)))
         out.append(_STOP % index)
         self._open = None
@@ -325,7 +326,7 @@ def _write_raw(index: int, raw: Json, out: list[bytes]) -> None:
         deltas.append({"type": "signature_delta", "signature": raw.get("signature") or ""})
     elif isinstance(kind, str) and kind.endswith("_tool_use") and "input" in raw:
         start["input"] = {}
-        deltas.append({"type": "input_json_delta", "partial_json": words.dumped(raw["input"])})
+        deltas.append({"type": "input_json_delta", "partial_json": dumped(raw["input"])})
     out.append(_started(index, start))
     out += [_event("content_block_delta", {"index": index, "delta": delta}) for delta in deltas]
 

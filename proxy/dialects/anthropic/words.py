@@ -9,6 +9,7 @@ import orjson
 
 from proxy.dialects import model_table
 from proxy.dialects.chat import Finish, Json, ModelFacts, ToolCall, Usage
+from proxy.dialects.members import mapping, string
 
 DIALECT: Final = "messages"
 ORIGIN: Final = "anthropic"
@@ -49,21 +50,6 @@ STOP_REASON: Final[Mapping[Finish, str]] = {
 _FOREIGN_IDS: Final = ("chatcmpl-", "resp_", "gen-", "cmpl-", "msg-")
 
 
-def string(value: Any) -> str:
-    """A string as it is; anything else is none."""
-    return value if isinstance(value, str) else ""
-
-
-def mapping(value: Any) -> Json:
-    """An object as it is; anything else is an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def dumped(value: Any) -> str:
-    """Compact JSON."""
-    return orjson.dumps(value).decode()
-
-
 def generation(facts: ModelFacts) -> tuple[int, int]:
     """(4, 5) of ``claude-sonnet-4-5``; zeros where the name does not tell."""
     found = model_table.claude_generation(facts.model.lower())
@@ -71,16 +57,6 @@ def generation(facts: ModelFacts) -> tuple[int, int]:
 
 
 # Answers --------------------------------------------------------------------------------------------------------------
-
-
-def finish_in(reason: Any, calls: int) -> Finish:
-    """Why it ended, with `calls` tools of the caller's called: whoever calls tools has not simply stopped."""
-    finish = FINISH.get(reason, Finish.UNKNOWN) if isinstance(reason, str) else Finish.UNKNOWN
-    if calls and finish in (Finish.STOP, Finish.UNKNOWN):
-        return Finish.TOOL_CALLS
-    if not calls and finish is Finish.TOOL_CALLS:
-        return Finish.STOP
-    return finish
 
 
 def stop_reason(finish: Finish, calls: bool, refused: bool) -> str:

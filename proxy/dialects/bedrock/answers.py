@@ -10,6 +10,7 @@ import orjson
 from proxy.dialects.bedrock import words
 from proxy.dialects.bedrock.asked import thinking, tool_call
 from proxy.dialects.chat import Answer, Asked, Json, Opaque, Part, Refusal, Text, Thinking, ToolCall
+from proxy.dialects.members import finish_in
 
 
 def fault_in(body: Json) -> Json | None:
@@ -38,7 +39,7 @@ def read_answer(body: Json) -> Answer:
     tier = body.get("serviceTier")
     return Answer(
         parts=parts,
-        finish=words.finish_in(body.get("stopReason"), calls),
+        finish=finish_in(words.FINISH, body.get("stopReason"), calls),
         stop_sequence=words.stop_sequence_in(body.get("additionalModelResponseFields")),
         usage=words.usage_in(body.get("usage")),
         service_tier=str(tier.get("type") or "") if isinstance(tier, Mapping) else "",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from proxy.dialects.bedrock import history, options, words
-from proxy.dialects.chat import Encoded, ModelFacts, NotPortable, Request, ToolCall
+from proxy.dialects.chat import Encoded, ModelFacts, NotPortable, Request
 from proxy.dialects.spelling import Warnings
-from proxy.dialects.tools import Names
+from proxy.dialects.tools import Names, named_in
 
 HINTS: Final = (
     "presence_penalty",
@@ -28,7 +28,7 @@ def write_request(request: Request, facts: ModelFacts) -> Encoded:
         need = request.needs[0]
         raise NotPortable(need.reason, f"{need.where} has no counterpart at Bedrock")
     notes = Warnings(request.dialect)
-    names = Names(_names(request))
+    names = Names(named_in(request))
     writer = history.Writer(request, facts, names, notes)
     thinks = options.thinks(request, facts)
     tools = options.tools(request, facts, writer, notes, thinks)
@@ -55,13 +55,6 @@ def write_request(request: Request, facts: ModelFacts) -> Encoded:
         body["additionalModelResponseFieldPaths"] = ["/stop_sequence"]
     _rest(request, body, notes)
     return Encoded(body=body, warnings=notes.listed(), names=names.changed, format_tool=tools.format_tool)
-
-
-def _names(request: Request) -> list[str]:
-    """Every tool's name in the request, the declared ones first."""
-    called = [part.name for turn in request.turns for part in turn.parts if isinstance(part, ToolCall)]
-    chosen = [request.choice.name] if request.choice is not None and request.choice.name else []
-    return [*(tool.name for tool in request.tools), *chosen, *called]
 
 
 def _rest(request: Request, body: dict[str, Any], notes: Warnings) -> None:

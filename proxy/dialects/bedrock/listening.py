@@ -32,6 +32,7 @@ from proxy.dialects.chat import (
     events_of,
 )
 from proxy.dialects.eventstream import PAYLOAD_MAX_BYTES, BrokenFrame, FrameParser, broken_error, error_of
+from proxy.dialects.members import finish_in
 
 BARE: Final = b"{"
 """First byte of a body that is JSON. As the beginning of a frame it would announce one of 2 GB."""
@@ -270,7 +271,7 @@ class ConverseReader:
         for index in list(self._opaque):
             self._end_opaque(index, out)
         self._stopped = True
-        finish = words.finish_in(event.get("stopReason"), self._calls)
+        finish = finish_in(words.FINISH, event.get("stopReason"), self._calls)
         out.append(Stopped(finish, words.stop_sequence_in(event.get("additionalModelResponseFields"))))
         if self._told_usage:
             self._end(out)

@@ -160,16 +160,6 @@ def usage_out(usage: Usage | None) -> dict[str, Any]:
     return out
 
 
-def finish_in(reason: Any, calls: int) -> Finish:
-    """Why it ended, with `calls` tools of the caller's called: whoever calls tools has not simply stopped."""
-    finish = FINISH.get(reason, Finish.UNKNOWN) if isinstance(reason, str) else Finish.UNKNOWN
-    if calls and finish in (Finish.STOP, Finish.UNKNOWN):
-        return Finish.TOOL_CALLS
-    if not calls and finish is Finish.TOOL_CALLS:
-        return Finish.STOP
-    return finish
-
-
 def stop_sequence_in(fields: Any) -> str | None:
     """The stop sequence that was met, where the model tells it among its additional fields."""
     found = fields.get("stop_sequence") if isinstance(fields, Mapping) else None

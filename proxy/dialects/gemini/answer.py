@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from proxy.dialects.chat import Answer, Finish, Json, Opaque, Part, Text, Thinking, ToolCall, Usage
 from proxy.dialects.gemini.request_in import camels, read_call
+from proxy.dialects.members import string
 from proxy.dialects.reading import error_in
 
 _FILTERED: Final = (
@@ -109,11 +110,6 @@ def created_of(body: Json) -> int | None:
         return int(datetime.fromisoformat(told).timestamp())
     except ValueError:
         return None
-
-
-def string(value: Any) -> str:
-    """A string, or empty for anything else."""
-    return value if isinstance(value, str) else ""
 
 
 def service_tier_of(body: Json) -> str:

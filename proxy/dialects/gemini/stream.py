@@ -41,11 +41,11 @@ from proxy.dialects.gemini.answer import (
     first_candidate,
     parts_of,
     service_tier_of,
-    string,
     usage_of,
 )
 from proxy.dialects.gemini.partial import Arguments
 from proxy.dialects.gemini.request_in import arguments_of, camels
+from proxy.dialects.members import string
 from proxy.dialects.reading import loads
 from proxy.dialects.sse import data_of, next_event
 
@@ -53,6 +53,8 @@ _FIRST: Final = re.compile(rb"\S")
 _BARE: Final = re.compile(rb"[\r\n][\[{]")
 _OUTSIDE: Final = re.compile(rb'["{}]')
 _INSIDE: Final = re.compile(rb'["\\]')
+TEXT_MAX: Final = 4 * 1024 * 1024
+"""Characters of an answer that are kept to place its citations; an answer that is longer is told without them."""
 _COUNTS: Final = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
 
 
@@ -223,7 +225,7 @@ class _Objects:
 class _State:
     """What has come of the answer: turns each partial answer into events."""
 
-    __slots__ = ("_block", "_calls", "_kind", "_open", "_signature", "_stopped", "_text", "_usage", "begun")
+    __slots__ = ("_block", "_calls", "_kind", "_open", "_signature", "_size", "_stopped", "_text", "_usage", "begun")
 
     def __init__(self) -> None:
         self.begun = False
@@ -236,6 +238,8 @@ class _State:
         self._open: Arguments | None = None
         """Arguments of the last call while they arrive in pieces."""
         self._stopped = False
+        self._size = 0
+        """Of the text so far, in characters."""
         self._text: list[str] = []
         self._usage: Json | None = None
         """The latest body that told usage, not yet reported."""
@@ -265,7 +269,8 @@ class _State:
             for part in parts_of(candidate):
                 if isinstance(part, Mapping):
                     self._part(part, out)
-            if "citationMetadata" in candidate or "groundingMetadata" in candidate:
+            cited = "citationMetadata" in candidate or "groundingMetadata" in candidate
+            if cited and self._size <= TEXT_MAX:
                 out.extend(Annotated(note) for note in citations(candidate, "".join(self._text)))
             reason = candidate.get("finishReason")
             if reason is not None and reason not in ("FINISH_REASON_UNSPECIFIED", 0):
@@ -291,13 +296,20 @@ class _State:
         elif isinstance(text, str):
             if text:
                 self._begin("text", out)
-                self._text.append(text)
+                self._keep(text)
                 out.append(TextDelta(text, self._block))
         else:
             kind = next((key for key in part if key != "thoughtSignature"), "")
             if kind:
                 self._begin("", out)
                 out.append(OpaqueBlock("gemini", kind, part))
+
+    def _keep(self, text: str) -> None:
+        self._size += len(text)
+        if self._size <= TEXT_MAX:
+            self._text.append(text)
+        else:
+            self._text.clear()
 
     def _begin(self, kind: str, out: list[Event]) -> None:
         """Another kind of part begins: the open block is over."""

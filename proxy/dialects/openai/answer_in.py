@@ -6,21 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.dialects.chat import Answer, Finish, Json, Opaque, Part, Refusal, Text, Thinking, ToolCall
+from proxy.dialects.members import dumped, mapping, objects, string
 from proxy.dialects.openai.messages_in import arguments_of, call_in, thinking_text, thoughts_in
 from proxy.dialects.openai.reading import speaks
-from proxy.dialects.openai.words import (
-    BROKEN,
-    DIALECT,
-    FINISH,
-    dumped,
-    error_of,
-    failed,
-    mapping,
-    objects,
-    signature_in,
-    string,
-    usage_in,
-)
+from proxy.dialects.openai.words import BROKEN, DIALECT, FINISH, error_of, failed, signature_in, usage_in
 
 
 def fault_in(body: Json) -> Json | None:

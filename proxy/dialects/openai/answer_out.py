@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.dialects.chat import Answer, Asked, Finish, Json, Opaque, Refusal, Text, Thinking, ToolCall
+from proxy.dialects.members import mapping, objects, string
 from proxy.dialects.openai.words import (
     DIALECT,
     FINISH_REASON,
     TIERS,
     annotation_out,
     block_out,
-    mapping,
-    objects,
     signature_out,
-    string,
     usage_out,
 )
 from proxy.dialects.reading import loads

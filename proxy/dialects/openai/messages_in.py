@@ -23,7 +23,8 @@ from proxy.dialects.chat import (
     Turn,
 )
 from proxy.dialects.media import media_type, split_data_url
-from proxy.dialects.openai.words import block_in, detail_in, dumped, mapping, objects, signature_in, string
+from proxy.dialects.members import cache_mark, dumped, mapping, objects, string
+from proxy.dialects.openai.words import block_in, detail_in, signature_in
 
 _READ: Final = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content",
@@ -49,14 +50,6 @@ def read(value: Any, extra: dict[str, Any], needs: list[Need]) -> tuple[Turn, ..
     if not isinstance(value, list) or not value:
         raise Malformed("messages", "must be a list of messages")
     return _Reading(extra, needs).turns(value)
-
-
-def cache_mark(holder: Json) -> str:
-    """Anthropic's mark for the prompt cache, which some vendors take in this dialect."""
-    mark = holder.get("cache_control")
-    if not isinstance(mark, Mapping):
-        return ""
-    return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
 class _Reading:

@@ -26,9 +26,10 @@ from proxy.dialects.chat import (
     ToolResult,
     Turn,
 )
+from proxy.dialects.members import dumped
 from proxy.dialects.openai import parts_out
 from proxy.dialects.openai.quirks import Quirks, call_id, foreign, quirks_of, vendor
-from proxy.dialects.openai.words import block_out, dumped, signature_out
+from proxy.dialects.openai.words import block_out, signature_out
 from proxy.dialects.spelling import Warnings
 from proxy.dialects.tools import Names
 

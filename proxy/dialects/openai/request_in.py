@@ -21,8 +21,8 @@ from proxy.dialects.chat import (
     Tool,
 )
 from proxy.dialects.linking import linked
+from proxy.dialects.members import cache_mark, flag, mapping, number, objects, string
 from proxy.dialects.openai import messages_in
-from proxy.dialects.openai.words import mapping, objects, string
 
 READ: Final = frozenset(
     {"model", "messages", "max_completion_tokens", "max_tokens", "temperature", "top_p", "top_k", "presence_penalty",
@@ -64,12 +64,12 @@ def read_request(body: Json) -> Request:
         "seed": _whole(body, "seed", "random_seed"),
         "stop": _stop(body.get("stop")),
         "choice": _choice(body, needs),
-        "parallel": _flag(body, "parallel_tool_calls"),
+        "parallel": flag(body, "parallel_tool_calls"),
         "format": _format(body.get("response_format"), extra, needs),
         "reasoning": _reasoning(body),
         "user": _user(body, extra),
         "metadata": metadata if isinstance(metadata, Mapping) else None,
-        **{name: _number(body, name) for name in _NUMBERS},
+        **{name: number(body, name) for name in _NUMBERS},
     }
     _rest(body, extra, needs)
     return Request(
@@ -107,13 +107,6 @@ def _rest(body: Json, extra: dict[str, Any], needs: list[Need]) -> None:
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
-def _number(body: Json, name: str) -> float | None:
-    value = body.get(name)
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    raise Malformed(name, "must be a number")
-
-
 def _whole(body: Json, *names: str) -> int | None:
     for name in names:
         value = body.get(name)
@@ -130,13 +123,6 @@ def _count(body: Json, *names: str) -> int | None:
     if found is not None and found < 0:
         return None  # vendors' way to say: no limit
     return found
-
-
-def _flag(body: Json, name: str) -> bool | None:
-    value = body.get(name)
-    if value is None or isinstance(value, bool):
-        return value
-    raise Malformed(name, "must be true or false")
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -252,7 +238,7 @@ def _function(tool: Json, where: str) -> Tool:
         description=string(function.get("description")),
         parameters=parameters,
         strict=strict if isinstance(strict, bool) else None,
-        cache=messages_in.cache_mark(tool) or messages_in.cache_mark(function),
+        cache=cache_mark(tool) or cache_mark(function),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.dialects.chat import Encoded, ModelFacts, NotPortable, Request, ToolCall
+from proxy.dialects.chat import Encoded, ModelFacts, NotPortable, Request
 from proxy.dialects.openai import effort
 from proxy.dialects.openai.messages_out import MessagesWriter
 from proxy.dialects.openai.quirks import (
@@ -20,7 +20,7 @@ from proxy.dialects.openai.quirks import (
 from proxy.dialects.openai.tools_out import ToolsWriter
 from proxy.dialects.openai.words import TIERS
 from proxy.dialects.spelling import Warnings
-from proxy.dialects.tools import Names
+from proxy.dialects.tools import Names, named_in
 
 _USER_MAX: Final = 128
 """Longest ``safety_identifier``."""
@@ -31,7 +31,7 @@ def write_request(request: Request, facts: ModelFacts) -> Encoded:
     warn = Warnings(request.dialect)
     own = request.dialect == "chat"
     _check(request, facts)
-    names = Names(() if own else _names(request))
+    names = Names(() if own else named_in(request))
     body: dict[str, Any] = {"model": facts.model or request.model}
     body["messages"] = MessagesWriter(request, facts, names, warn).write()
     if not body["messages"]:
@@ -65,13 +65,6 @@ def _check(request: Request, facts: ModelFacts) -> None:
     for need in request.needs:
         if not (takes_grammars and need.reason in ("tools", "grammar")):
             raise NotPortable(need.reason, f"{need.where} has no counterpart in chat completions")
-
-
-def _names(request: Request) -> list[str]:
-    """Every tool's name in the request, the declared ones first."""
-    called = [part.name for turn in request.turns for part in turn.parts if isinstance(part, ToolCall)]
-    chosen = [request.choice.name] if request.choice is not None and request.choice.name else []
-    return [*(tool.name for tool in request.tools), *chosen, *called]
 
 
 def _limit(request: Request, facts: ModelFacts, body: dict[str, Any], warn: Warnings) -> None:

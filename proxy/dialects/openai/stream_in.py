@@ -32,26 +32,12 @@ from proxy.dialects.chat import (
     ToolEnd,
     Used,
 )
+from proxy.dialects.members import dumped, mapping, objects, string
 from proxy.dialects.openai.answer_in import closed_parts, finish_of
 from proxy.dialects.openai.messages_in import arguments_of, thinking_text
-from proxy.dialects.openai.words import (
-    BROKEN,
-    DIALECT,
-    block_in,
-    detail_in,
-    dumped,
-    error_of,
-    failed,
-    mapping,
-    objects,
-    signature_in,
-    string,
-    usage_in,
-)
+from proxy.dialects.openai.words import BROKEN, DIALECT, block_in, detail_in, error_of, failed, signature_in, usage_in
 from proxy.dialects.reading import loads
 
-_TAIL: Final = 3
-"""Bytes of what is held that may begin a blank line."""
 _LAST: Final = (Fault, Ended)
 
 
@@ -79,11 +65,10 @@ class ChatStreamReader:
         "_block",
         "_calls",
         "_finish",
-        "_held",
+        "_frames",
         "_is_over",
         "_open",
         "_slots",
-        "_tail",
         "_thinking",
         "_usage",
         "_was_said",
@@ -92,8 +77,7 @@ class ChatStreamReader:
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._held: list[bytes] = []
-        self._tail = b""
+        self._frames = sse.Frames()
         self._is_over = False
         self._begun = False
         self._was_said = False
@@ -113,25 +97,12 @@ class ChatStreamReader:
     def feed(self, piece: bytes) -> list[Event]:
         """See `StreamReader`."""
         out: list[Event] = []
-        if self._is_over or not piece:
+        if self._is_over:
             return out
-        if self._held:
-            tail = self._tail + piece
-            self._held.append(piece)
-            if sse.next_event(tail) < 0:
-                self._tail = tail[-_TAIL:]
-                return out
-            piece = b"".join(self._held)
-            self._held = []
-        at = 0
-        while (end := sse.next_event(piece, at)) > 0:
-            self._event(piece[at:end], out)
-            at = end
+        for event in self._frames.take(piece):
+            self._event(event, out)
             if out and type(out[-1]) in _LAST:
-                return out
-        if at < len(piece):
-            self._held = [piece[at:]]
-            self._tail = self._held[0][-_TAIL:]
+                break
         return out
 
     def close(self) -> list[Event]:
@@ -139,8 +110,7 @@ class ChatStreamReader:
         out: list[Event] = []
         if self._is_over:
             return out
-        rest = b"".join(self._held).strip()
-        self._held = []
+        rest = self._frames.rest().strip()
         if rest:
             self._rest(rest, out)
         if not self._is_over and self._finish is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
-
 from proxy.dialects.chat import Finish, Json, Thinking, Usage
+from proxy.dialects.members import dumped, mapping, string
 from proxy.dialects.reading import error_in
 
 DIALECT: Final = "chat"
@@ -47,30 +46,9 @@ ORIGINS: Final = {"anthropic-claude-v1": "anthropic", "google-gemini-v1": "gemin
 """OpenRouter's ``format`` of reasoning -> who signed it. What it wraps for others is readable at OpenRouter only."""
 
 
-def string(value: Any) -> str:
-    """A string as it is; anything else is none."""
-    return value if isinstance(value, str) else ""
-
-
 def whole(value: Any) -> int:
     """A count; anything else is 0."""
     return int(value) if isinstance(value, int | float) and value > 0 else 0
-
-
-def mapping(value: Any) -> Json:
-    """An object as it is; anything else is an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def objects(value: Any) -> Iterator[Json]:
-    """The objects of a list; anything else has none."""
-    if isinstance(value, list):
-        yield from (each for each in value if isinstance(each, Mapping))
-
-
-def dumped(value: Any) -> str:
-    """Compact JSON."""
-    return orjson.dumps(value).decode()
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from proxy.dialects.chat import (
     Thinking,
     ToolCall,
 )
+from proxy.dialects.members import mapping, objects, string
 from proxy.dialects.reading import error_in
 from proxy.dialects.responses.words import (
     CALLS,
@@ -24,10 +25,7 @@ from proxy.dialects.responses.words import (
     annotation_in,
     annotation_out,
     finish_in,
-    mapping,
-    objects,
     status_out,
-    string,
     usage_in,
     usage_out,
 )

@@ -34,8 +34,9 @@ from proxy.dialects.chat import (
     Turn,
 )
 from proxy.dialects.media import media_type, split_data_url
+from proxy.dialects.members import flag, mapping, number, objects, schema_in, string
 from proxy.dialects.responses.answers import thinking_of
-from proxy.dialects.responses.words import CALLS, DIALECT, RESULTS, mapping, objects, string
+from proxy.dialects.responses.words import CALLS, DIALECT, RESULTS
 
 READ: Final = frozenset(
     {"model", "input", "instructions", "max_output_tokens", "temperature", "top_p", "tools", "tool_choice",
@@ -92,9 +93,9 @@ def read_request(body: Json) -> Request:
         "format": _format(text.get("format"), extra, needs),
         "reasoning": _reasoning(body.get("reasoning"), extra),
         "limit": _whole(body, "max_output_tokens"),
-        "temperature": _number(body, "temperature"),
-        "top_p": _number(body, "top_p"),
-        "parallel": _flag(body, "parallel_tool_calls"),
+        "temperature": number(body, "temperature"),
+        "top_p": number(body, "top_p"),
+        "parallel": flag(body, "parallel_tool_calls"),
     }
     _rest(body, extra, needs)
     return Request(
@@ -126,25 +127,11 @@ def _rest(body: Json, extra: dict[str, Any], needs: list[Need]) -> None:
             needs.append(Need(reason="logprobs", where="include"))
 
 
-def _number(body: Json, name: str) -> float | None:
-    value = body.get(name)
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    raise Malformed(name, "must be a number")
-
-
 def _whole(body: Json, name: str) -> int | None:
-    value = _number(body, name)
+    value = number(body, name)
     if value is not None and int(value) != value:
         raise Malformed(name, "must be an integer")
     return None if value is None else int(value)
-
-
-def _flag(body: Json, name: str) -> bool | None:
-    value = body.get(name)
-    if value is None or isinstance(value, bool):
-        return value
-    raise Malformed(name, "must be true or false")
 
 
 def _reasoning(value: Any, extra: dict[str, Any]) -> Reasoning | None:
@@ -171,14 +158,7 @@ def _format(value: Any, extra: dict[str, Any], needs: list[Need]) -> Format | No
     if kind == "json_object":
         return Format(kind="json_object")
     if kind == "json_schema":
-        schema, strict = value.get("schema"), value.get("strict")
-        return Format(
-            kind="json_schema",
-            name=string(value.get("name")),
-            schema=schema if isinstance(schema, Mapping) else None,
-            strict=strict if isinstance(strict, bool) else None,
-            description=string(value.get("description")),
-        )
+        return schema_in(value)
     extra["text.format"] = value
     needs.append(Need(reason="schema", where=f"text.format.type={kind}"))
     return None

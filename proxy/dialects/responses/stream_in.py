@@ -31,18 +31,10 @@ from proxy.dialects.chat import (
     ToolEnd,
     Used,
 )
+from proxy.dialects.members import mapping, objects, string
 from proxy.dialects.reading import loads
 from proxy.dialects.responses.answers import fault_in, thinking_text
-from proxy.dialects.responses.words import (
-    CALLS,
-    DIALECT,
-    annotation_in,
-    finish_in,
-    mapping,
-    objects,
-    string,
-    usage_in,
-)
+from proxy.dialects.responses.words import CALLS, DIALECT, annotation_in, finish_in, usage_in
 
 _LAST: Final = frozenset({"response.completed", "response.incomplete"})
 _OPENINGS: Final = frozenset({"response.created", "response.in_progress", "response.queued"})
@@ -57,8 +49,6 @@ _WHOLE_ARGUMENTS: Final = frozenset({"response.function_call_arguments.done", "r
 _ENDS: Final = (Fault, Ended)
 _BLOCKS: Final = 1000
 """Blocks of one item are counted on from the item's own thousand."""
-_TAIL: Final = 3
-"""Bytes of what is held that may begin a blank line."""
 
 
 class _Item:
@@ -83,12 +73,11 @@ class _Item:
 class ResponsesStreamReader:
     """See `StreamReader`."""
 
-    __slots__ = ("_begun", "_calls", "_held", "_ids", "_is_over", "_items", "_tail", "dropped")
+    __slots__ = ("_begun", "_calls", "_frames", "_ids", "_is_over", "_items", "dropped")
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._held: list[bytes] = []
-        self._tail = b""
+        self._frames = sse.Frames()
         self._begun = False
         self._is_over = False
         self._calls = 0
@@ -102,32 +91,18 @@ class ResponsesStreamReader:
     def feed(self, piece: bytes) -> list[Event]:
         """See `StreamReader`."""
         out: list[Event] = []
-        if self._is_over or not piece:
+        if self._is_over:
             return out
-        if self._held:
-            tail = self._tail + piece
-            self._held.append(piece)
-            if sse.next_event(tail) < 0:
-                self._tail = tail[-_TAIL:]
-                return out
-            piece = b"".join(self._held)
-            self._held = []
-        at = 0
-        while (end := sse.next_event(piece, at)) > 0:
-            self._framed(piece[at:end], out)
-            at = end
+        for event in self._frames.take(piece):
+            self._framed(event, out)
             if out and type(out[-1]) in _ENDS:
-                return out
-        if at < len(piece):
-            self._held = [piece[at:]]
-            self._tail = self._held[0][-_TAIL:]
+                break
         return out
 
     def close(self) -> list[Event]:
         """See `StreamReader`."""
         out: list[Event] = []
-        rest = b"".join(self._held).strip()
-        self._held = []
+        rest = self._frames.rest().strip()
         if self._is_over or not rest:
             return out
         data = sse.data_of(rest)

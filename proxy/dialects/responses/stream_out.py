@@ -35,6 +35,7 @@ from proxy.dialects.chat import (
     Usage,
     Used,
 )
+from proxy.dialects.members import mapping, string
 from proxy.dialects.reading import loads
 from proxy.dialects.responses.answers import (
     call_id,
@@ -45,16 +46,7 @@ from proxy.dialects.responses.answers import (
     skeleton,
     text_part,
 )
-from proxy.dialects.responses.words import (
-    DIALECT,
-    TIERS,
-    annotation_out,
-    error_out,
-    mapping,
-    status_out,
-    string,
-    usage_out,
-)
+from proxy.dialects.responses.words import DIALECT, TIERS, annotation_out, error_out, status_out, usage_out
 
 _CALLING: Final = frozenset({ToolDelta, ToolEnd, ToolBegin, Begin, Stopped, Used})
 """Events that may come while a call is open."""

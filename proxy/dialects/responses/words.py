@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from proxy.dialects.chat import Finish, Json, Usage
+from proxy.dialects.members import mapping, string
 
 DIALECT: Final = "responses"
 TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
@@ -13,22 +14,6 @@ TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority", "fast"
 CALLS: Final = {"function_call": False, "custom_tool_call": True}
 """Items by which the model asks for a tool of the caller's -> whether it takes free text."""
 RESULTS: Final = {"function_call_output": False, "custom_tool_call_output": True}
-
-
-def string(value: Any) -> str:
-    """A string as it is; anything else is none."""
-    return value if isinstance(value, str) else ""
-
-
-def mapping(value: Any) -> Json:
-    """An object as it is; anything else is an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def objects(value: Any) -> Iterator[Json]:
-    """The objects of a list; anything else has none."""
-    if isinstance(value, list):
-        yield from (each for each in value if isinstance(each, Mapping))
 
 
 def whole(value: Any) -> int:

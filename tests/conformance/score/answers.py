@@ -9,7 +9,8 @@ from typing import Any
 
 from proxy.dialects import registry
 from proxy.dialects.chat import Asked, Encoded, Json
-from proxy.dialects.translation import Speaker, Translator
+from proxy.dialects.hearing import Speaker
+from proxy.dialects.translation import Translator
 from tests.conformance.score import oracle, sdk
 from tests.conformance.score.records import APIS, Record
 

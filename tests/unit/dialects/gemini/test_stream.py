@@ -28,6 +28,7 @@ from proxy.dialects.chat import (
     Usage,
     Used,
 )
+from proxy.dialects.gemini import stream
 from tests.unit.dialects.gemini.heard import ASKED, heard, read, rewritten
 
 
@@ -287,6 +288,21 @@ def test_sources_of_grounded_text() -> None:
     assert Annotated({"type": "url_citation", "url_citation": cited}) in read(sse(last), [])
     (text,) = gemini.read_answer(last).parts
     assert text.annotations == ({"type": "url_citation", "url_citation": cited},)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("most", "is_told"), [(8, True), (7, False)])
+def test_text_kept_for_sources_has_a_limit(
+    monkeypatch: pytest.MonkeyPatch, most: int, is_told: bool
+) -> None:
+    monkeypatch.setattr(stream, "TEXT_MAX", most)
+    last = chunk({"text": " ist"}, finish="STOP")
+    last["candidates"][0]["groundingMetadata"] = {
+        "groundingChunks": [{"web": {"uri": "https://a.example", "title": "t"}}],
+        "groundingSupports": [{"segment": {"startIndex": 0, "endIndex": 5}, "groundingChunkIndices": [0]}],
+    }
+    events = read(sse(chunk({"text": "grün"}), last), [])
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["grün", " ist"]
+    assert any(isinstance(event, Annotated) for event in events) is is_told
 
 
 def test_megabytes_in_one_event_do_not_take_forever() -> None:
