@@ -291,9 +291,7 @@ def test_sources_of_grounded_text() -> None:
 
 
 @pytest.mark.parametrize(("most", "is_told"), [(8, True), (7, False)])
-def test_text_kept_for_sources_has_a_limit(
-    monkeypatch: pytest.MonkeyPatch, most: int, is_told: bool
-) -> None:
+def test_text_kept_for_sources_has_a_limit(monkeypatch: pytest.MonkeyPatch, most: int, is_told: bool) -> None:
     monkeypatch.setattr(stream, "TEXT_MAX", most)
     last = chunk({"text": " ist"}, finish="STOP")
     last["candidates"][0]["groundingMetadata"] = {
