@@ -21,6 +21,11 @@ OWN: Final[Mapping[Endpoint, str]] = {
 }
 """The API that each endpoint of ours is, word for word."""
 
+CLIENTS: Final[Mapping[Endpoint, tuple[str, ...]]] = dict.fromkeys(
+    (Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.EMBEDDINGS), ("openai", "azure")
+)
+"""Dialects of the providers for which a client that calls this endpoint carries a key."""
+
 _CONVERSATION: Final = ("chat", "responses", "messages", "generate", "converse", "invoke")
 FOREIGN: Final[Mapping[Endpoint, tuple[str, ...]]] = {
     Endpoint.CHAT: _CONVERSATION,

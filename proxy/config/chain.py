@@ -195,6 +195,9 @@ class _Builder:
         called_by = apis.choose(self._asked.endpoint, provider, apis.ANY_MODEL)
         return called_by is not None and not called_by[1]
 
+    def _shares_clients(self, provider: Provider) -> bool:
+        return provider.dialect in apis.CLIENTS.get(self._asked.endpoint, ()) and self._speaks(provider)
+
     def _entry(self, provider: Provider, step: Step) -> Model | None:
         """The entry of the model map that applies; None: the provider refuses the model."""
         if self._asked.endpoint is Endpoint.RAW:
@@ -270,10 +273,14 @@ class _Builder:
     # Credentials.
 
     def _owner_of_caller_key(self, steps: Sequence[Step]) -> tuple[str, str, int | None] | None:
-        for step in steps:
-            provider = self._config.providers[step.provider]
-            if provider.credentials != "sidecar" and self._speaks_natively(provider):
-                return _origin(provider)
+        """Whose key the caller brought: of the first provider that takes callers' keys and has the very API the caller
+        uses; where none has, of the first whose clients are the same (chat and Responses share theirs)."""
+        found = [self._config.providers[step.provider] for step in steps]
+        takers = [provider for provider in found if provider.credentials != "sidecar"]
+        for is_owner in (self._speaks_natively, self._shares_clients):
+            for provider in takers:
+                if is_owner(provider):
+                    return _origin(provider)
         return None
 
     def _credential(self, provider: Provider) -> tuple[KeySource | None, str]:

@@ -291,6 +291,26 @@ def test_f7_a_model_that_the_first_refuses_does_not_hand_the_key_to_the_next() -
     assert (names(found), found.keys) == (["openai/new"], ("sidecar",))
 
 
+def test_f7_a_key_brought_to_responses_belongs_to_the_provider_that_has_only_chat() -> None:
+    """The clients of both are the same, and so are their keys; one of another company gets none."""
+    claude = anthropic(credentials="caller")
+    chat_only = deepinfra(credentials="caller", apis=("chat",))
+    found = plan(config(claude, chat_only), endpoint=Endpoint.RESPONSES, path="/v1/responses", caller_key="abc")
+    assert list(zip(names(found), found.keys, strict=True)) == [("deepinfra/meta/llama-70b", "caller")]
+    assert found.plan.skipped == (("anthropic/claude-sonnet-5", "no_key"),)
+    both = plan(
+        config(chat_only, openai(credentials="caller")),
+        endpoint=Endpoint.RESPONSES,
+        path="/v1/responses",
+        caller_key="abc",
+    )
+    assert list(zip(names(both), both.keys, strict=True)) == [("openai/gpt-4o", "caller")], (
+        "who has the API comes first"
+    )
+    with pytest.raises(NoRoute, match="llama-70b=no_key"):
+        plan(config(chat_only), endpoint=Endpoint.MESSAGES, path="/v1/messages", caller_key="abc")
+
+
 def test_f7_hedging_order_does_not_hand_the_key_to_another() -> None:
     configured = config(openai(credentials="caller_or_sidecar"), deepinfra(credentials="caller_or_sidecar"))
     found = plan(configured, ("x-hedge-config", '{"providers": ["deepinfra", "openai"]}'), caller_key="abc")
