@@ -42,6 +42,9 @@ class Reader(Protocol):
     def event(self, data: bytes | None) -> Verdict:
         """Judge one event before the first content; `data` None: a comment."""
 
+    def is_plain(self, piece: bytes) -> bool:
+        """Whether `piece` (whole events) is one sound event from the middle of the answer: nothing `scan` looks for."""
+
     def scan(self, piece: bytes) -> int:
         """Cheap look at whole events after the first content.
 
@@ -110,6 +113,10 @@ class JsonEvents:
         """Judge one parsed event that carries no error; also takes its usage and end reasons."""
         raise AssertionError("each dialect judges its own events")  # pragma: no cover
 
+    def goes_on(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event without error is one of many: neither a reason for the end nor usage is in it."""
+        raise AssertionError("each dialect judges its own events")  # pragma: no cover
+
     def answers(self, body: Mapping[str, Any]) -> bool:
         """Whether a unary body without error says something to the caller; also takes its usage."""
         raise AssertionError("each dialect judges its own answers")  # pragma: no cover
@@ -140,6 +147,11 @@ class JsonEvents:
             return Verdict.DROP
         self.error = self.fault_in(parsed)
         return Verdict.ERROR if self.error is not None else self.judge(parsed)
+
+    def is_plain(self, piece: bytes) -> bool:
+        """See `Reader`. To look into one parsed event costs less than to search its bytes for every pattern."""
+        event = sse.single(piece)
+        return event is not None and "error" not in event and self.goes_on(event)
 
     def scan(self, piece: bytes) -> int:
         """See `Reader`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -73,6 +73,19 @@ def events(buffer: bytes) -> list[bytes]:
         out.append(buffer[at:end])
         at = end
     return out
+
+
+def single(piece: bytes) -> dict[str, Any] | None:
+    """What a piece says that is one event with one line of data, perhaps named by a line before it; None: it is
+    anything else, or its data is no JSON object."""
+    at = piece.find(b"data: {")
+    named = at > 0 and piece.startswith(b"event: ") and piece.find(b"\n") == at - 1
+    if (at and not named) or piece.find(b"\n", at) != len(piece) - 2 or b"\r" in piece:
+        return None
+    try:
+        return orjson.loads(piece[at + 6 : -2])  # type: ignore[no-any-return]
+    except orjson.JSONDecodeError:
+        return None
 
 
 class Frames:

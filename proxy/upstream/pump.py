@@ -345,6 +345,12 @@ class Pump:
             if not ends:
                 return
             piece = piece[:ends]
+        if reader.is_plain(piece):  # nearly always
+            if call is not None:
+                call.content_at = call.last_byte
+            self._put(piece)
+            self._driver.readable(self._n)
+            return
         if not sse.is_sound(piece):
             piece, dropped = sse.without_malformed(piece, LEFT_OUT)
             self.dropped += dropped

@@ -32,6 +32,10 @@ class MessagesReader(JsonEvents):
                     self._finished += 1
         return clean
 
+    def goes_on(self, event: Mapping[str, Any]) -> bool:
+        """See `JsonEvents`."""
+        return event.get("type") == "content_block_delta"
+
     def judge(self, event: Mapping[str, Any]) -> Verdict:
         """Content is a non-empty delta, or a block that is content by being there (a tool call)."""
         kind = event.get("type")

@@ -57,6 +57,14 @@ class ChatReader(JsonEvents):
                 verdict = Verdict.CONTENT
         return verdict
 
+    def goes_on(self, event: Mapping[str, Any]) -> bool:
+        """See `JsonEvents`."""
+        choices = event.get("choices")
+        if not isinstance(choices, list) or len(choices) != 1 or event.get("usage"):
+            return False
+        choice = choices[0]
+        return isinstance(choice, dict) and not choice.get("finish_reason")
+
     def fault_in(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """An error beside choices is one only in streams (OpenRouter); a unary answer with choices answers."""
         found = super().fault_in(event)

@@ -53,6 +53,15 @@ class ResponsesReader(JsonEvents):
         self._latest = data or self._latest
         return super().event(data)
 
+    def is_plain(self, piece: bytes) -> bool:
+        """See `Reader`."""
+        self._latest = piece
+        return super().is_plain(piece)
+
+    def goes_on(self, event: Mapping[str, Any]) -> bool:
+        """See `JsonEvents`."""
+        return event.get("type") in _SPEAKING
+
     def scan(self, piece: bytes) -> int:
         """See `Reader`."""
         self._latest = piece
