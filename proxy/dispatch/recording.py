@@ -51,7 +51,7 @@ def record(
         attempts=attempts,
         served_by=served.provider if served is not None else "",
         served_model=served.model if served is not None else "",
-        failover_reason=first.failover_reason() if shown is not None and shown.index else "",
+        failover_reason=first.failover_reason() if shown is not None and shown.index != first.primary else "",
         hedges=first.hedges,
         input_tokens=ending.usage[0] if ending.usage is not None else None,
         output_tokens=ending.usage[1] if ending.usage is not None else None,

@@ -93,7 +93,12 @@ def policy_headers(plan: Plan, machine: Attempts, request_id: str, now: float) -
         ("X-Attempts", str(len(attempts))),
         ("X-Retry-Count", str(retries)),
     ]
-    if len(attempts) != 1 or attempts[0].index or status is not State.CLOSED or machine.gave_up is not None:
+    if (
+        len(attempts) != 1
+        or attempts[0].index != machine.primary
+        or status is not State.CLOSED
+        or machine.gave_up is not None
+    ):
         wait = machine.primary_wait_s(now)
         if wait > 0.0:
             out.append(("X-Retry-After", str(max(1, ceil(wait)))))
@@ -116,7 +121,7 @@ def served_headers(machine: Attempts, winner: Attempt, now: float) -> Headers:
         out.append(("X-Served-Model", ascii_only(target.model)))
     if winner.candidate.region:
         out.append(("X-Served-Region", ascii_only(winner.candidate.region)))
-    if winner.index != 0:
+    if winner.index != machine.primary:
         reason = machine.failover_reason()
         out += [("X-Failover", "true"), ("X-Failover-Reason", reason)]
     if winner.candidate.degraded:

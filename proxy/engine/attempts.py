@@ -181,7 +181,7 @@ class Attempts:
 
     def primary_wait_s(self, now: float) -> float:
         """Seconds until the primary may be tried again by breaker and cool-down; 0 when it may be now."""
-        state = self._cluster.state(self._plan.candidates[0], now)
+        state = self._cluster.state(self._plan.candidates[self.primary], now)
         return max(state.cooling_s(now), state.breaker.retry_after_s(now, self._plan.overlay))
 
     def is_forced(self, name: str, now: float) -> bool:
@@ -199,12 +199,18 @@ class Attempts:
         """What could not be obeyed (the store of breaker overlays was full); empty: nothing."""
         return self._chooser.warning
 
+    @property
+    def primary(self) -> int:
+        """Index of the candidate that this request is meant for; another one that answers is a failover."""
+        return self._chooser.primary
+
     def failover_reason(self) -> str:
         """Why another target than the primary answered."""
-        last = next((a for a in reversed(self._failures) if a.index == 0 and a.outcome), None)
+        primary = self.primary
+        last = next((a for a in reversed(self._failures) if a.index == primary and a.outcome), None)
         if last is not None and last.outcome is not None:
             return str(last.outcome.cls)
-        if any(a.index == 0 for a in self.attempts):
+        if any(a.index == primary for a in self.attempts):
             return "hedge"
         return self._chooser.primary_refusal or "circuit_open"
 

@@ -81,6 +81,7 @@ class Chooser:
         "_rng",
         "_taken",
         "hedge_refusal",
+        "primary",
         "primary_refusal",
         "primary_state",
         "skipped",
@@ -107,6 +108,8 @@ class Chooser:
         self._causes: frozenset[Class] = frozenset()
         self._deadline = 0.0
         self.skipped: dict[str, str] = {}
+        self.primary = 0
+        """Whom this request is meant for: the chain's first, or whom the balance has chosen among its equals."""
         self.primary_state = State.CLOSED
         self.primary_refusal = ""
         self.hedge_refusal = ""
@@ -130,6 +133,8 @@ class Chooser:
             order = self._balanced(order, now)
         if candidates[-1].tier is not Tier.PRIMARY:
             order = sorted(order, key=lambda i: self._rank(i, now))
+        if self._plan.balance != "priority":
+            self.primary, self.primary_refusal = order[0], ""
         lead = self._cluster.state(candidates[order[0]], now).breaker
         if lead.mark(now) is Mark.SLOW and not lead.may_lead(now, self._rng):
             order = self._without_slow(order, now)
@@ -176,10 +181,11 @@ class Chooser:
         if all(behind(i) or (i and Class.TIMEOUT not in candidates[i].trigger) for i in order):
             return order
         moved = sorted(order, key=behind)
-        if order[0] == 0 and moved[0] != 0:
+        primary = self.primary
+        if order[0] == primary and moved[0] != primary:
             self.primary_refusal = "predicted"
-            self.skipped[candidates[0].name] = "slow"
-            self.primary_state = self._cluster.state(candidates[0], now).breaker.peek(now, self._plan.overlay)
+            self.skipped[candidates[primary].name] = "slow"
+            self.primary_state = self._cluster.state(candidates[primary], now).breaker.peek(now, self._plan.overlay)
         return moved
 
     # Admission --------------------------------------------------------------------------------------------------------
@@ -249,7 +255,7 @@ class Chooser:
         return True
 
     def _too_slow(self, candidate: Candidate, now: float) -> bool:
-        primary = self._cluster.state(self._plan.candidates[0], now).latency
+        primary = self._cluster.state(self._plan.candidates[self.primary], now).latency
         mine = self._cluster.state(candidate, now).latency
         theirs, ours = primary.median(self._key, now, MIN_SAMPLES), mine.median(self._key, now, MIN_SAMPLES)
         if theirs is None or ours is None or candidate.max_latency_increase_s is None:
@@ -267,7 +273,7 @@ class Chooser:
             return None
         if state.cooling_s(now) > 0.0:
             reason = state.cooling_reason(now)
-            if index == 0 and not self.primary_refusal:
+            if index == self.primary and not self.primary_refusal:
                 self.primary_state = state.breaker.peek(now, self._plan.overlay)
             self._refused(index, str(reason), frozenset((reason,)))
             return None
@@ -287,7 +293,7 @@ class Chooser:
             ignore_exclusion=ignore_exclusion,
             panic=panic,
         )
-        if index == 0 and not self.primary_refusal:
+        if index == self.primary and not self.primary_refusal:
             self.primary_state = answer.state
         if isinstance(answer, Refused):
             state.limiter.release()
@@ -308,7 +314,7 @@ class Chooser:
         found = self._cluster.absence(state.target, self._plan.route, now)
         if found is None:
             return False
-        if index == 0 and not self.primary_refusal:
+        if index == self.primary and not self.primary_refusal:
             self.primary_state = state.breaker.peek(now, self._plan.overlay)
             self.primary_refusal = "maintenance"
         self._refused(index, found.reason, ABSENT)
@@ -317,7 +323,7 @@ class Chooser:
     def _refused(self, index: int, reason: str, causes: frozenset[Class]) -> None:
         self.skipped[self._plan.candidates[index].name] = reason
         self._causes = causes
-        if index == 0 and not self.primary_refusal:
+        if index == self.primary and not self.primary_refusal:
             self.primary_refusal = reason
 
     def give_back(self, chosen: Chosen, now: float) -> None:

@@ -150,6 +150,21 @@ async def test_an_answer_and_its_record(stage: Stage) -> None:
     assert record.total_ms >= record.attempts[0].end_ms
 
 
+async def test_whom_the_balance_chooses_is_no_failover(stage: Stage) -> None:
+    """X-Failover says that the request's own primary did not answer; a share of the traffic is nobody's failure."""
+    weights = "routes: [{name: r, balance: weighted, targets: [{provider: a}, {provider: b, weight: 1000}]}]\n"
+    loaded = load_text(TWO % (stage.a.url, stage.b.url) + weights, "test", {})
+    assert loaded.config is not None, [str(error) for error in loaded.errors]
+    stage.dispatcher.config, stage.dispatcher.planner = loaded.config, Planner(loaded.config, b"s" * 16)
+    sink = await stage.serve()
+    assert (sink.headers["x-served-by"], sink.headers.get("x-failover")) == ("b", None)
+    assert stage.records[0].failover_reason == ""
+    stage.b.default = Fault(status=500, error="internal")
+    sink = await stage.serve()
+    assert (sink.headers["x-served-by"], sink.headers["x-failover-reason"]) == ("a", "server_error")
+    assert stage.records[1].failover_reason == "server_error"
+
+
 async def test_a_stream_is_sent_and_ended(stage: Stage) -> None:
     sink = await stage.serve(stream=True)
     assert (sink.status, sink.ended) == (200, "end")

@@ -149,6 +149,19 @@ def test_weighted_follows_the_dice() -> None:
     assert drain(chooser(the_plan, Cluster(dice), lambda: 0.3), the_plan) == "b a"
 
 
+def test_whom_the_balance_chooses_is_the_primary_of_the_request() -> None:
+    cluster = Cluster(dice)
+    the_plan = amend(plan("a", "b", balance="weighted"), 1, weight=3)
+    assert chooser(the_plan, cluster, lambda: 0.2).primary == 0
+    assert chooser(the_plan, cluster, lambda: 0.3).primary == 1
+    cluster.state(the_plan.candidates[1], NOW).breaker.force(Forced.OPEN, None, NOW)
+    made = chooser(the_plan, cluster, lambda: 0.3)
+    chosen = made.next(None, 1000.0, NOW)
+    assert chosen is not None
+    assert (chosen.index, made.primary, made.primary_refusal) == (0, 1, "circuit_open")
+    assert made.primary_state is State.OPEN
+
+
 def test_without_failover_the_chain_is_the_primary() -> None:
     the_plan = plan("a", "b", failover=False)
     made = chooser(the_plan, Cluster(dice))
