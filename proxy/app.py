@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -20,20 +21,28 @@ from proxy.base.ids import id_maker
 from proxy.config.changes import Changes, changes, tokens_in_force, waiting
 from proxy.config.compiled import Config
 from proxy.config.planner import Planner
+from proxy.config.telemetry import Telemetry
 from proxy.dispatch import Dispatcher
 from proxy.dispatch.room import Room
 from proxy.engine.cluster import Cluster, Cooled, Event, Moved
+from proxy.eyes import Eyes
 from proxy.observe.bus import Bus
 from proxy.observe.logs import Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.redact import redact
 from proxy.policy.breaker import State
+from proxy.policy.sampler import NeverSampler, Sampler
+from proxy.policy.sampler import Settings as Share
 from proxy.server import memory
 from proxy.server.accounts import accounts_of
 from proxy.server.admin import AdminState, build_admin_server
+from proxy.server.dashboard import dashboard
 from proxy.server.door import HeldBytes, build_data_server
+from proxy.server.incident_routes import guard
 from proxy.server.listeners import Listeners
 from proxy.server.operations import Operations
-from proxy.server.reload import NEVER_RELOADED, Reloader, Source, never_changes
+from proxy.server.reload import NEVER_RELOADED, Reloader, Report, Source, never_changes
+from proxy.server.status import PAGES, Front, Status
 from proxy.upstream.session import Upstreams
 
 if TYPE_CHECKING:
@@ -42,6 +51,8 @@ if TYPE_CHECKING:
 
 SWEEP_S: Final = 15.0
 LAG_DEAD_S: Final = 5.0
+LAGS: Final = 60
+"""Ticks whose delay is remembered: a minute, longer than any usual scrape interval."""
 _STATE_NUMBER: Final = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
 
 
@@ -73,6 +84,18 @@ class App:
         self.bus.subscribe(self.log.take)
         self.bus.subscribe(self._note)
         self.cluster = Cluster(rng, self._tell, config.limits.max_targets)
+        self.eyes = Eyes(
+            config,
+            self.bus,
+            self.cluster,
+            upstreams=lambda: self.upstreams,
+            clock=clock,
+            wall=wall,
+            rng=rng,
+            log=self.log,
+            metrics=self.metrics,
+            run=prefix,
+        )
         self.upstreams = Upstreams(accounts_of(config, wall, self._identity_failed), clock, wall)
         self.planner = Planner(config, secret)
         self.operations = Operations(
@@ -84,6 +107,7 @@ class App:
             metrics=self.metrics,
             publish=self.bus.publish,
         )
+        self.eyes.history.windows = self.operations.windows
         self.room = Room(
             cluster=self.cluster,
             upstreams=self.upstreams,
@@ -95,6 +119,7 @@ class App:
             rollout=self.operations.rollout,
             drills=self.operations.drills,
             injected=self.operations.injected,
+            sampler=_sampler(config.telemetry, config.telemetry.sample),
         )
         self.dispatcher = Dispatcher(config, self.planner, self.room, secret, via, self._refused)
         self._ids = id_maker(prefix)
@@ -107,12 +132,14 @@ class App:
         self._leave = asyncio.Event()
         """The stop needs no lingering: it came from the app itself, or from a keyboard."""
         self._beat = clock()
+        self._lags: deque[float] = deque(maxlen=LAGS)
         self._cold = True
         self._swept = 0.0
         self._timers: list[asyncio.TimerHandle] = []
         self._data: Any = None
         self.metrics.add_gauges(self._gauges)
         self.metrics.add_gauges(self.operations.gauges)
+        self.metrics.add_gauges(self.eyes.gauges)
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -130,12 +157,20 @@ class App:
             reload=partial(self.reloader.read, is_asked=True) if self.reloader is not None else None,
         )
         listen = self.config.listen
-        self._data = build_data_server(
-            self.dispatcher.serve, listen, self._clock, self._ids, self._refused, held=self.held
-        )
+        front = Front(self._status_routes(listen.data_host), self.dispatcher.serve, self.dispatcher.unwelcome)
+        self._data = build_data_server(front, listen, self._clock, self._ids, self._refused, held=self.held)
         acts = self.operations.routes()
-        admin = build_admin_server(state, listen, self._clock, self._ids, self._refused, dangerous=acts)
+        admin = build_admin_server(
+            state,
+            listen,
+            self._clock,
+            self._ids,
+            self._refused,
+            dangerous=acts,
+            shown=self._status_routes(listen.admin_host).serve,
+        )
         self.listeners = await Listeners.open(self._data, admin, listen)
+        self.eyes.start()
         self._tick()
         memory.give_back()
         gc.enable()
@@ -174,6 +209,7 @@ class App:
         left = 0
         if self.reloader is not None:
             self.reloader.close()
+        self.eyes.leave()
         if self.listeners is not None:
             if self.config.shutdown_mode == "plain" and not self._leave.is_set():
                 self.log.write("info", "lingering", at_most_s=self.config.linger_s, idle_s=self.config.linger_idle_s)
@@ -185,20 +221,24 @@ class App:
         for timer in self._timers:
             timer.cancel()
         self.upstreams.close()
+        await self.eyes.close()
         self.log.close()
         return left
 
     def _tick(self) -> None:
         """Once a second: the heart beat of /livez, looks at files; now and then: close idle upstream connections."""
         loop = asyncio.get_running_loop()
-        self._beat = self._clock()
+        before, self._beat = self._beat, self._clock()
+        self._lags.append(max(0.0, self._beat - before - 1.0))
         if self.reloader is not None:
             self.reloader.look()
         self.operations.tick()
+        self.eyes.tick()
         for upstream in self.upstreams.built():
             if upstream.has_turned():
                 self.cluster.forgive(upstream.account.name)
                 self.log.write("info", "credential changed", provider=upstream.account.name)
+                self.eyes.tell("credential", provider=upstream.account.name, message="changed")
         if self._beat - self._swept > SWEEP_S:
             self._swept = self._beat
             self.upstreams.sweep()
@@ -218,6 +258,7 @@ class App:
             log=self.log,
             counts=self.metrics.reloads,
             clock=self._clock,
+            tell=self._reloaded,
         )
 
     def install(self, config: Config, planner: Planner) -> tuple[Changes, tuple[str, ...]]:
@@ -230,6 +271,8 @@ class App:
         if tokens is not config.listen.auth_tokens:
             waits = (*waits, "listen.auth_tokens")
             config = replace(config, listen=replace(config.listen, auth_tokens=tokens))
+        for provider in sorted(found.rekeyed):
+            self.eyes.tell("credential", provider=provider, message="changed")
         accounts = accounts_of(config, self._wall, self._identity_failed)
         self.upstreams = self.room.upstreams = self.upstreams.succeeded(accounts, found.kept)
         self.cluster.resize(config.limits.max_targets)
@@ -238,6 +281,8 @@ class App:
         self.config = self.dispatcher.config = config
         self.planner = self.dispatcher.planner = planner
         self.operations.adopt(config)
+        self.eyes.adopt(config)
+        self.room.sampler = _sampler(self._bound.telemetry, config.telemetry.sample)
         self.metrics.follow([route.name for route in config.routes], _model_names(config))
         self.held.cap = memory.held_bytes(config.limits.max_held_mb, self._memory_limit)
         if config.log_level != old.log_level:
@@ -258,6 +303,16 @@ class App:
             )
         if self.reloader is not None and never_changes(self.config.path):
             self.log.write("warning", "the file is a subPath mount and will never change", path=self.config.path)
+
+    def _status_routes(self, host: str) -> Status:
+        """The routes of the port that is bound to `host`."""
+        eyes = self.eyes
+        return Status(
+            read={**dict.fromkeys(PAGES, dashboard), **eyes.read_routes()},
+            write=eyes.write_routes(),
+            live=eyes.live_routes(),
+            may_write=guard(lambda: self.config, host),
+        )
 
     # What the admin port asks -----------------------------------------------------------------------------------------
 
@@ -300,9 +355,9 @@ class App:
             "held_bytes_max": self.held.cap,
             "memory_limit_bytes": self._memory_limit,
             "plans": self.planner.remembered,
-            "observer_failures": self.bus.failures,
             "log_lines_dropped": self.log.dropped,
             **self.operations.status(now),
+            **self.eyes.status(),
             "targets": [self._target(state, now) for state in self.cluster.states()],
             "connections": {
                 upstream.account.name: {
@@ -390,6 +445,7 @@ class App:
             ("outrider_targets_evicted", "Targets forgotten to stay within the limit.", self.cluster.evicted),
             ("outrider_log_lines_dropped", "Log lines lost to a full queue.", self.log.dropped),
             ("outrider_observer_failures", "Faults of observers.", self.bus.failures),
+            ("outrider_event_loop_lag_seconds", "Worst of the last minute.", max(self._lags, default=0.0)),
             ("outrider_uptime_seconds", "Since the start.", self._clock() - self.started_at),
             (
                 "outrider_resident_bytes",
@@ -417,6 +473,17 @@ class App:
 
     def _identity_failed(self, provider: str, reason: str) -> None:
         self.log.write("warning", "credential_failed", provider=provider, reason=reason)
+        self.eyes.tell("credential", provider=provider, error="auth", message=redact(reason))
+
+    def _reloaded(self, report: Report) -> None:
+        """What became of a changed file, for the history."""
+        is_taken = report.result in ("reloaded", "unchanged")
+        self.eyes.tell(
+            "reload",
+            error="" if is_taken else report.result,
+            message=redact("; ".join(report.errors)),
+            detail={"sha256": report.digest, "changed": list(report.keys), "waits_for_restart": list(report.waits)},
+        )
 
     def _tell(self, event: Event) -> None:
         self.bus.publish(event)
@@ -439,6 +506,13 @@ class App:
                 reason=event.reason.value,
                 for_s=round(event.until - self._clock(), 1),
             )
+
+
+def _sampler(bound: Telemetry, share: float) -> Sampler | NeverSampler:
+    """Who decides what is traced, in a process that was started with `bound`."""
+    if not bound.traces:
+        return NeverSampler()
+    return Sampler(Share(share=share, obeys_caller=bound.obeys_caller), random.getrandbits)
 
 
 def _model_names(config: Config) -> set[str]:

@@ -36,6 +36,7 @@ from proxy.observe.metrics import OUTCOMES
 from proxy.observe.record import AttemptRecord, RequestRecord
 from proxy.policy.breaker import Change, State
 from proxy.server.admin import Admin, AdminState
+from proxy.server.health_stream import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -195,7 +196,8 @@ def test_the_example_file_loads(env: dict[str, str]) -> None:
     "page",
     [
         "config.md", "failover.md", "operate.md", "http.md", "headers.md", "install.md", "troubleshoot.md",
-        "security.md", "upgrade.md", "translation.md", "streams.md", "operations.md",
+        "security.md", "upgrade.md", "translation.md", "streams.md", "operations.md", "telemetry.md", "incidents.md",
+        "health.md",
     ],
 )  # fmt: skip
 def test_settings_named_in_the_text_exist(page: str) -> None:
@@ -245,7 +247,7 @@ def test_a_key_header_is_named_after_its_provider() -> None:
 FILE = """
 listen: {data: {host: 127.0.0.1, port: 0}, admin: {host: 127.0.0.1, port: 0}}
 providers:
-  a: {dialect: openai, base_url: "http://127.0.0.1:1/v1", models: {m: m}}
+  a: {dialect: openai, base_url: "http://127.0.0.1:1/v1", models: {m: {name: m, price: {input: 1, output: 2}}}}
   b: {dialect: openai, base_url: "http://127.0.0.1:1/v1", models: {m: m}}
 routes: [{name: r, targets: [{provider: a}]}]
 chaos: {enabled: true}
@@ -290,6 +292,7 @@ def busy_app() -> App:
         route = routes.get(path) or routes[path[: path.index("/", 1) + 1]]
         assert asyncio.run(_status(route(Inbound("req_2", "POST", path, query, (), b"", 100.0)))) == 200
     app.operations.injected("r", "a")
+    app.eyes.vitals._prober.results["a", "passed"] += 1
     assert app.bus.failures == 0, app.bus.last_failure
     return app
 
@@ -316,7 +319,8 @@ def test_every_metric_is_documented_with_kind_and_labels() -> None:
     "page",
     [
         "operate.md", "failover.md", "config.md", "headers.md", "http.md", "install.md", "../README.md",
-        "troubleshoot.md", "security.md", "upgrade.md", "operations.md",
+        "troubleshoot.md", "security.md", "upgrade.md", "operations.md", "telemetry.md", "incidents.md",
+        "health.md",
     ],
 )  # fmt: skip
 def test_metrics_named_in_the_text_exist(page: str) -> None:
@@ -380,6 +384,31 @@ async def test_metrics_can_be_switched_off_as_documented() -> None:
     finally:
         await app.close()
     assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+def test_every_status_route_is_documented() -> None:
+    assert set(names(text_of("operate.md"), "status route")) == set(busy_app()._status_routes("127.0.0.1").paths)
+
+
+def health_fields(value: Any, at: str = "") -> Iterator[str]:
+    """The paths of a health report; models have the fields of their providers."""
+    if isinstance(value, dict) and at not in ("providers[].errors", "providers[].rate_limit"):
+        for key, inner in value.items():
+            yield from health_fields(inner, f"{at}.{key}".lstrip("."))
+    elif isinstance(value, list) and at != "providers[].models":
+        yield from health_fields(value[0], f"{at}[]")
+    else:
+        yield at
+
+
+def test_every_field_of_health_is_documented() -> None:
+    told = set(names(text_of("health.md"), "health field"))
+    assert told == set(health_fields(busy_app().eyes.vitals.snapshot()))
+
+
+def test_every_event_of_the_stream_is_documented() -> None:
+    told = set(names(text_of("health.md"), "event"))
+    assert told == {"snapshot", "heartbeat", *NAMES.values()}
 
 
 OWN_PATHS = {"/v1/models", "/v1/models/{id}", "/{provider}/…", "/v1/…"}

@@ -22,8 +22,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVEL = {
-    "cli": 8,
-    "app": 7, "sim": 7, "demo": 7, "drill": 7,
+    "cli": 9,
+    "app": 8, "sim": 8, "demo": 8, "drill": 8,
+    "eyes": 7,
     "server": 6,
     "dispatch": 5,
     "config": 4, "upstream": 4, "store": 4, "observe": 4,
@@ -52,16 +53,21 @@ BROAD_EXCEPT = {
     "proxy/dispatch/running.py": "the border of a request: a fault in a callback ends this request, not the process",
     "proxy/upstream/call.py": "the border between a transport's callbacks and a request, for the same reason",
     "proxy/observe/bus.py": "the border to observers: they cannot raise into the request's way",
+    "proxy/store/sqlite.py": "the border of the store's threads: a fault in one job costs that job, not the history",
     "proxy/upstream/probe.py": "the border of the probe loop: one broken probe does not end probing",
 }
 TASK_OWNERS = {
     "proxy/app.py": "the composition root owns what lives as long as the process, and cancels it at the end",
+    "proxy/store/documents.py": "owns the task that writes changes, and cancels it when it closes",
+    "proxy/observe/notify.py": "the notifier owns one sending per place, and cancels them when it closes",
+    "proxy/eyes.py": "owns the first reading of the history, and cancels it when it closes",
     "proxy/server/listeners.py": "owns the drain, and awaits what it starts",
     "proxy/server/reload.py": "owns the readings of the file, and cancels them when it closes",
     "proxy/demo/provider.py": "a connection owns the answer it is writing, and cancels it when it closes",
     "proxy/upstream/call.py": "a call owns the opening of its connection, and cancels it when it stops",
     "proxy/upstream/credentials.py": "a credential owns its fetch, and cancels it when it closes",
-    "proxy/upstream/probe.py": "owns its loop, with start and stop",
+    "proxy/upstream/probe.py": "the prober owns one probe per provider, and cancels them when it closes",
+    "proxy/server/health_stream.py": "a reader's WebSocket owns the reading of it, and cancels it when it ends",
 }
 
 

@@ -114,8 +114,6 @@ _DROPPED: Final = frozenset(
         "cookie",
         "priority",
         "baggage",
-        "tracestate",
-        "traceparent",
         "x-real-ip",
         "cache-control",
         "pragma",
@@ -158,6 +156,8 @@ class Fate(IntEnum):
     ACCOUNT = 6
     """Names an account (`OpenAI-Organization`): only to the primary's provider."""
     CONNECTION = 7
+    TRACE = 8
+    """W3C trace context; what a provider gets of it is ours to write."""
 
 
 def fate(name: str) -> Fate:
@@ -170,6 +170,8 @@ def fate(name: str) -> Fate:
         return Fate.READ
     if name == "accept-encoding":
         return Fate.ACCEPT_ENCODING
+    if name in ("traceparent", "tracestate"):
+        return Fate.TRACE
     if name in ("openai-organization", "openai-project"):
         return Fate.ACCOUNT
     if name in OUR_ANSWERS or name in _DROPPED or name.startswith("x-forwarded-"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.base.outcome import ANY_ERROR, Class
-from proxy.config import apis, compiled, provider_checks, rollout_checks, schema, validate
+from proxy.config import apis, compiled, notify, provider_checks, rollout_checks, schema, validate
 from proxy.config.compiled import Config
 from proxy.config.model_data import ModelData
 from proxy.config.names import Loc, Node, walk
@@ -34,7 +34,7 @@ class Builder:
         sizes = {
             key: getattr(listen, key)
             for key in type(listen).model_fields
-            if key not in ("data", "admin", "auth_tokens")
+            if key not in ("data", "admin", "auth_tokens", "admin_tokens")
         }
         bounds = {key: getattr(limits, key) for key in type(limits).model_fields if key != "allow_overrides"}
         config = Config(
@@ -45,7 +45,8 @@ class Builder:
                 data_port=listen.data.port,
                 admin_host=listen.admin.host,
                 admin_port=listen.admin.port,
-                auth_tokens=self._tokens(),
+                auth_tokens=self._tokens("auth_tokens"),
+                admin_tokens=self._tokens("admin_tokens"),
                 **sizes,
             ),
             providers=providers,
@@ -62,7 +63,10 @@ class Builder:
             metrics=file.telemetry.metrics,
             chaos=file.chaos.enabled,
             maintenance=rollout_checks.windows(file),
-            store_path=file.store.path,
+            health=compiled.Health(**{key: getattr(file.health, key) for key in type(file.health).model_fields}),
+            store=compiled.Store(**{key: getattr(file.store, key) for key in type(file.store).model_fields}),
+            notify=notify.notify_of(file.notify, self._secret),
+            slo_availability=file.slo.availability,
             files=tuple(dict.fromkeys(path for path in (*_ca_files(file), file.model_data.path) if path)),
         )
         return replace(config, redacted=_effective(file, config, self._reading.root))
@@ -96,6 +100,7 @@ class Builder:
             safety_settings=tuple(
                 {"category": setting.category, "threshold": setting.threshold} for setting in given.safety_settings
             ),
+            traceparent=given.traceparent,
             external=self._data,
         )
         return replace(provider, models=_models(given, provider))
@@ -153,9 +158,9 @@ class Builder:
         key = given.strip()  # a variable made from a file often ends in a line feed
         return fixed(key, node.variables)
 
-    def _tokens(self) -> tuple[compiled.Secret, ...]:
-        tokens = self._file.listen.auth_tokens
-        return tuple(self._secret(("listen", "auth_tokens", index), token) for index, token in enumerate(tokens))
+    def _tokens(self, key: str) -> tuple[compiled.Secret, ...]:
+        tokens = getattr(self._file.listen, key)
+        return tuple(self._secret(("listen", key, index), token) for index, token in enumerate(tokens))
 
     def _routes(self, providers: Mapping[str, compiled.Provider]) -> list[compiled.Route]:
         everything = [schema.Target(provider=name) for name in providers]
@@ -267,7 +272,11 @@ def _effective(file: schema.File, config: Config, root: Node) -> dict[str, Any]:
         )
         for key in AWS_SECRETS:
             tree["providers"][name]["aws"][key] = _reference(getattr(provider.aws, key))
-    tree["listen"]["auth_tokens"] = [token.reference for token in config.listen.auth_tokens]
+    for key in ("auth_tokens", "admin_tokens"):
+        tree["listen"][key] = [token.reference for token in getattr(config.listen, key)]
+    for _, *above, last in notify.SECRETS:
+        section = tree["notify"][above[0]] if above else tree["notify"]
+        section[last] = _reference(getattr(config.notify, "_".join(map(str, (*above, last)))))
     for node, loc in walk(root, ()):
         if node.written and not is_secret(loc):
             _replace(tree, loc, node.written)

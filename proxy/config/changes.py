@@ -25,11 +25,11 @@ from proxy.config.validate import is_loopback
 
 ADDRESS: Final = ("dialect", "base_url", "api_version", "vendor")
 """Fields of a provider that say which service it is."""
-CONNECTION: Final = ("tls_verify", "ca_file", "ca_digest", "anthropic_betas")
+CONNECTION: Final = ("tls_verify", "ca_file", "ca_digest", "anthropic_betas", "traceparent")
 """Fields that belong to its connections and calls, and say nothing about the service."""
 TOLD_MAX: Final = 50
 """Changed keys that are told of one reload."""
-_LIVE_LISTEN: Final = frozenset({"auth_tokens", "insecure"})
+_LIVE_LISTEN: Final = frozenset({"auth_tokens", "admin_tokens", "insecure"})
 """What of the section `listen` takes effect without a restart."""
 _KEY_OF: Final = {
     "data_host": "listen.data.host",
@@ -165,7 +165,11 @@ def waiting(bound: Config, new: Config) -> tuple[str, ...]:
         if getattr(bound.listen, field) != getattr(new.listen, field)
     ]
     found += ["telemetry.metrics"] if bound.metrics != new.metrics else []
-    found += ["store.path"] if bound.store_path != new.store_path else []
+    was, now = bound.telemetry, new.telemetry
+    found += ["telemetry.traces.enabled"] if was.traces != now.traces else []
+    found += ["telemetry.otlp"] if (was.metrics, was.endpoint) != (now.metrics, now.endpoint) else []
+    kept = ("path", "recent", "queue")
+    found += [f"store.{key}" for key in kept if getattr(bound.store, key) != getattr(new.store, key)]
     return tuple(found)
 
 

@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from proxy.base.outcome import Class
+from proxy.config.notify import Notify
+from proxy.config.telemetry import Telemetry
 from proxy.dialects import models
 from proxy.dialects.facts import ModelFacts
 from proxy.engine.plan import Price, Tier
@@ -133,6 +135,8 @@ class Provider:
     anthropic_betas: tuple[str, ...] | None = None
     """Values of ``anthropic-beta`` that are let through; None: all."""
     safety_settings: tuple[Mapping[str, str], ...] = ()
+    traceparent: bool = False
+    """Calls carry the trace context."""
     external: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
     """The external model data, shared by all providers."""
     memo: dict[tuple[str, str], tuple[Model, ModelFacts]] = field(default_factory=dict, repr=False, compare=False)
@@ -239,6 +243,7 @@ class Listen:
     admin_host: str = "0.0.0.0"
     admin_port: int = 8712
     auth_tokens: tuple[Secret, ...] = ()
+    admin_tokens: tuple[Secret, ...] = ()
     insecure: bool = False
     max_body_mb: int = 32
     max_connections: int = 10_000
@@ -247,6 +252,33 @@ class Listen:
     """Longest pause between two pieces of a request's body."""
     keepalive_timeout_s: float = 75.0
     max_header_kb: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Active probes, and the stream of events."""
+
+    probe: Literal["off", "shallow", "deep"] = "off"
+    interval_s: float = 30.0
+    timeout_s: float = 5.0
+    failure_threshold: int = 3
+    success_threshold: int = 2
+    max_subscribers: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The history."""
+
+    path: str = ":memory:"
+    """``:memory:``: it ends with the process."""
+    retention_days: int = 35
+    max_mb: int = 512
+    """Size at which the oldest entries go before their time."""
+    recent: int = 2000
+    """Entries, and finished requests, kept in memory."""
+    queue: int = 10_000
+    """Entries that wait for the file; what comes when it is full is dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,9 +302,14 @@ class Config:
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics: bool = True
+    telemetry: Telemetry = field(default_factory=Telemetry)
     chaos: bool = False
     maintenance: tuple[Window, ...] = ()
-    store_path: str = ":memory:"
+    health: Health = field(default_factory=Health)
+    store: Store = field(default_factory=Store)
+    notify: Notify = field(default_factory=Notify)
+    slo_availability: float = 0.999
+    """Promised share, of the time and of the requests."""
     files: tuple[str, ...] = ()
     """Other files that were read with this one: authorities, model data."""
     warnings: tuple[str, ...] = ()

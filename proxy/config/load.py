@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import yaml
 
-from proxy.config import model_data, provider_checks, rollout_checks, schema, validate
+from proxy.config import model_data, notify, provider_checks, rollout_checks, schema, telemetry, validate
 from proxy.config.building import Builder
 from proxy.config.compiled import Config
 from proxy.config.model_data import ModelData
@@ -131,7 +131,9 @@ def _load(
     except _Stop:
         return Loaded(config=None, errors=tuple(ordered(reading.errors)))
     config = Builder(file, reading, data, clock).config(hashlib.sha256(content).hexdigest())
-    for finding in (*validate.warnings(file), *provider_checks.warnings(file), *rollout_checks.warnings(file)):
+    config = replace(config, telemetry=telemetry.telemetry_of(file.telemetry, env))
+    more = (*rollout_checks.warnings(file), *telemetry.warnings(file.telemetry, env), *notify.warnings(file.notify))
+    for finding in (*validate.warnings(file), *provider_checks.warnings(file), *more):
         reading.tell(finding, reading.warnings)
     reading.warnings += odd_variables(env)
     told = tuple(ordered(reading.warnings))
@@ -314,6 +316,7 @@ def _check(reading: Reading) -> tuple[schema.File, ModelData]:
     if file is not None:
         data, faults = _model_data(file)
         own = (*provider_checks.errors(file), *rollout_checks.errors(file, known, complete))
+        own += (*telemetry.errors(file.telemetry), *notify.errors(file.notify))
         for finding in (*validate.errors(file, known, complete), *own, *_file_errors(file), *faults):
             reading.tell(finding, reading.errors)
     if reading.errors or file is None:

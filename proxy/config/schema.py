@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 from proxy.config import names
 from proxy.config.names import Loc
 from proxy.config.schema_breaker import Breaker
+from proxy.config.schema_notify import Notify
 from proxy.config.schema_provider import Capabilities as Capabilities
 from proxy.config.schema_provider import Provider as Provider
 from proxy.config.schema_rollout import Canary, Maintenance
@@ -98,6 +99,11 @@ class Listen(Section):
     admin: AdminListener = _section(AdminListener, "Probes, metrics and status.")
     auth_tokens: Annotated[list[Annotated[Any, SECRET]], BeforeValidator(_nothing_is_empty)] = _key(
         [], "Tokens of which a caller must send one; required when data.host is not loopback.", max_length=64
+    )
+    admin_tokens: Annotated[list[Annotated[Any, SECRET]], BeforeValidator(_nothing_is_empty)] = _key(
+        [],
+        "Tokens for what changes something, such as subscriptions; needed where a port is not loopback.",
+        max_length=64,
     )
     insecure: Annotated[bool, FLAG] = _key(False, "Allow data.host beyond loopback without auth_tokens.")
     max_body_mb: Annotated[int, whole(1, 1024, " MiB")] = _key(32, "Largest request body.")
@@ -316,11 +322,14 @@ class Limits(Section):
 
 
 class Health(Section):
-    probe: Annotated[str, word("off", "shallow", "deep")] = _key("off", "Active probes of the targets.")
+    probe: Annotated[str, word("off", "shallow", "deep")] = _key(
+        "off", "shallow: ask every provider for its models; deep: ask a model for one token."
+    )
     interval_s: Annotated[float, number(1, DAY_S, " seconds")] = _key(30.0, "Between two probes.")
     timeout_s: Annotated[float, SECONDS] = _key(5.0, "Of one probe.")
-    failure_threshold: Annotated[int, whole(1, 100)] = _key(3, "Failed probes until a target is down.")
+    failure_threshold: Annotated[int, whole(1, 100)] = _key(3, "Failed probes until a provider is down.")
     success_threshold: Annotated[int, whole(1, 100)] = _key(2, "Passed probes until it is up.")
+    max_subscribers: Annotated[int, whole(1, 10_000)] = _key(100, "Readers of /v1/health/stream at the same time.")
 
 
 class ModelData(Section):
@@ -330,6 +339,15 @@ class ModelData(Section):
 class Store(Section):
     path: Annotated[str, LINE] = _key(":memory:", "File of the history; :memory: keeps nothing.")
     retention_days: Annotated[int, whole(1, 3650, " days")] = _key(35, "How long the history is kept.")
+    max_mb: Annotated[int, whole(8, 1_048_576, " MiB")] = _key(512, "Size at which the oldest of it goes earlier.")
+    recent: Annotated[int, whole(100, 100_000)] = _key(2000, "Events, and finished requests, kept in memory.")
+    queue: Annotated[int, whole(100, 1_000_000)] = _key(10_000, "Events that wait for the file; the next are dropped.")
+
+
+class Slo(Section):
+    availability: Annotated[float, number(0.5, 0.999999)] = _key(
+        0.999, "Share of the time, and of the requests, that is promised; what is left is the error budget."
+    )
 
 
 class Shutdown(Section):
@@ -345,7 +363,16 @@ class Chaos(Section):
 
 class Traces(Section):
     enabled: Annotated[bool, FLAG] = _key(False, "Export traces.")
-    sample: Annotated[float, number(0, 1)] = _key(0.05, "Share of the requests traced.")
+    sample: Annotated[float, number(0, 1)] = _key(
+        0.05, "Share of the requests traced where the caller has not decided."
+    )
+
+
+class Otlp(Section):
+    endpoint: Annotated[str, or_word(LINE, "console")] = _key(
+        "", "Address without /v1/traces, or console for standard error; empty: OTEL_EXPORTER_OTLP_ENDPOINT decides."
+    )
+    metrics: Annotated[bool, FLAG] = _key(False, "Send the numbers of /metrics too.")
 
 
 class Log(Section):
@@ -355,7 +382,8 @@ class Log(Section):
 
 class Telemetry(Section):
     metrics: Annotated[bool, FLAG] = _key(True, "Serve /metrics.")
-    traces: Traces = _section(Traces, "OpenTelemetry.")
+    traces: Traces = _section(Traces, "Spans of requests and attempts.")
+    otlp: Otlp = _section(Otlp, "Where OpenTelemetry sends.")
     log: Log = _section(Log, "Log lines.")
 
 
@@ -385,8 +413,8 @@ class File(Section):
     chaos: Chaos = _section(Chaos, "Fault injection.")
     telemetry: Telemetry = _section(Telemetry, "Metrics, traces and logs.")
     redis: Any = _key(None, _LATER)
-    notify: Any = _key(None, _LATER)
-    slo: Any = _key(None, _LATER)
+    notify: Notify = _section(Notify, "Who is told of incidents, and how.")
+    slo: Slo = _section(Slo, "What is promised.")
     maintenance: Annotated[list[Maintenance], Field(max_length=256), BeforeValidator(_nothing_is_empty)] = _key(
         [], "Announced windows in which targets are left out."
     )

@@ -143,6 +143,7 @@ class Provider(Section):
         | None
     ) = _key(None, "Values of anthropic-beta that are let through; default: all.")
     safety_settings: Annotated[list[SafetySetting], Field(max_length=16)] = _key([], "Sent with Gemini's requests.")
+    traceparent: Annotated[bool, FLAG] = _key(False, "Send the W3C trace context with calls; off: none is sent.")
     models: dict[Annotated[str, ASKED], ModelEntry] | None = _key(
         None, 'Asked name: called name or a mapping. Default: {"*": passthrough}.'
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from proxy.config import names, schema
+from proxy.config import names, notify, schema
 from proxy.config.compiled import Secret
 from proxy.config.names import Loc, Node, Problem
 
@@ -248,4 +248,4 @@ def is_secret(loc: Loc) -> bool:
     """Whether what stands at `loc` is never printed."""
     if loc[:1] == ("providers",):
         return loc[2:3] == ("api_key",) or (loc[2:3] == ("aws",) and len(loc) > 3 and loc[3] in AWS_SECRETS)
-    return loc[:2] == ("listen", "auth_tokens")
+    return loc[:2] in (("listen", "auth_tokens"), ("listen", "admin_tokens")) or loc[:3] in notify.SECRETS

@@ -166,7 +166,7 @@ REASONINGS: Final = ("none", "effort", "budget", "adaptive", "level", "always")
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 FAMILIES: Final = ("failover", "retry", "circuit_breaker", "hedging", "degraded", "cache", "timeout", "explain")
 JITTERS: Final = ("full", "equal", "decorrelated", "none")
-TAKEN: Final = ("redis", "notify", "slo", "classify", "prices")
+TAKEN: Final = ("redis", "classify", "prices")
 """Sections of later versions: any content is accepted, and none has an effect."""
 RESERVED: Final = ("v1", "chat", "responses", "embeddings", "models", "messages", "dashboard")
 """First path segments of our own endpoints, which ``/{provider}/...`` must not hide."""
@@ -318,7 +318,7 @@ def _provider_errors(name: str, provider: Provider, complete: bool) -> Iterator[
         needs = "is required, or region" if provider.dialect == "bedrock" or name == "bedrock" else "is required"
         yield Finding(loc=(*at, "base_url"), message=needs)
     url = provider.base_url or base_url_of(name, provider)
-    fault = _url_fault(url) if url else ""
+    fault = url_fault(url) if url else ""
     if fault:
         # A password or a key may stand in the address, so it is shown only where nothing of the kind can.
         yield Finding(loc=(*at, "base_url"), message=fault, show=not set("@?#") & set(url))
@@ -344,7 +344,8 @@ def is_local(url: str) -> bool:
     return is_loopback(urlsplit(url).hostname or "")
 
 
-def _url_fault(url: str) -> str:
+def url_fault(url: str) -> str:
+    """Why `url` cannot be the base of calls; empty: it can."""
     if not url.lower().startswith(("http://", "https://")):
         return "must begin with http:// or https://"
     try:
@@ -482,12 +483,6 @@ UNUSED: Final = "accepted, but without effect in this version"
 def warnings(file: File) -> Iterator[Finding]:
     """What works, but not as its author may think. Asked only of a file without errors."""
     yield from (Finding(loc=(name,), message=UNUSED) for name in TAKEN if name in file.model_fields_set)
-    unused = {
-        ("health", "probe"): file.health.probe != "off",
-        ("store", "path"): file.store.path != ":memory:",
-        ("telemetry", "traces", "enabled"): file.telemetry.traces.enabled,
-    }
-    yield from (Finding(loc=loc, message=UNUSED) for loc, stated in unused.items() if stated)
     for name, provider in file.providers.items():
         yield from _provider_warnings(name, provider)
     yield from _policy_warnings(("defaults",), file.defaults)

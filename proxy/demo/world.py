@@ -67,6 +67,7 @@ Add -H 'X-Explain: true' to see every attempt, or -H 'X-Max-Retries: 0' to leave
   break backup:    curl -X POST {backup}/_demo/fault -d '{{"status": 503}}'
                    (then `anthropic` answers, in its own language; you see OpenAI's)
   what it knows:   curl http://127.0.0.1:{admin_port}/status
+  watch it:        http://127.0.0.1:{admin_port}/ in a browser
 
 Ctrl-C ends it.
 """

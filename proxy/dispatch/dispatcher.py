@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.base.exchange import Inbound, Sink
+from proxy.base.trace import Trace
 from proxy.config import explain
 from proxy.config.compiled import Config, Secret
 from proxy.config.control import fingerprint
@@ -56,9 +57,11 @@ class Dispatcher:
 
     async def serve(self, inbound: Inbound, sink: Sink) -> None:
         """Answer one request."""
+        trace: Trace | None = None
         try:
             where = locate(inbound.method, inbound.path, self.config.providers)
             headers = self._sorter.sort(inbound.headers)
+            trace = headers.trace
             self._authorise(headers)
             if where.models:
                 await self._models(inbound, sink, where, headers)
@@ -66,7 +69,7 @@ class Dispatcher:
             parsed = self._parsed(inbound, where)
             planned = self._plan(where, headers, parsed)
         except Refusal as refusal:
-            await self._refuse(inbound, sink, refusal)
+            await self._refuse(inbound, sink, refusal, trace)
             return
         if planned.plan.dry_run:
             body = orjson.dumps(explain.describe(planned, self.config), option=orjson.OPT_INDENT_2)
@@ -76,7 +79,24 @@ class Dispatcher:
             planned = replace(planned, plan=replace(planned.plan, failover=False), canary=None)
         if planned.canary is not None and self._is_for_canary(planned, inbound, headers):
             planned = planned.canary
+        headers.trace = self.room.sampler.begin(trace)
         await Drive(self.room, inbound, sink, where, planned, headers, parsed).run()
+
+    def unwelcome(self, inbound: Inbound) -> tuple[int, list[tuple[str, str]], bytes] | None:
+        """The answer to a caller of our own pages without a token that is asked for; None: it may read."""
+        try:
+            self._authorise(self._sorter.sort(inbound.headers))
+        except Refusal as refusal:
+            self._on_refused(refusal.code)
+            return errors.problem(
+                "problem",
+                refusal.status,
+                code=refusal.code,
+                message=refusal.message,
+                param=refusal.param,
+                request_id=inbound.request_id,
+            )
+        return None
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
@@ -150,13 +170,13 @@ class Dispatcher:
             self._timing(inbound),
         ]
 
-    def _timing(self, inbound: Inbound) -> tuple[str, str]:
+    def _timing(self, inbound: Inbound, trace: Trace | None = None) -> tuple[str, str]:
         spent_ms = (self.room.clock() - inbound.accepted_at) * 1000
-        return timing(spent_ms, 0.0, spent_ms)
+        return timing(spent_ms, 0.0, spent_ms, trace)
 
-    async def _refuse(self, inbound: Inbound, sink: Sink, refusal: Refusal) -> None:
+    async def _refuse(self, inbound: Inbound, sink: Sink, refusal: Refusal, trace: Trace | None) -> None:
         self._on_refused(refusal.code)
-        headers = [("x-should-retry", "false"), self._timing(inbound)]
+        headers = [("x-should-retry", "false"), self._timing(inbound, trace)]
         if refusal.status == 405:
             headers.append(("Allow", "POST"))
         status, out, body = errors.problem(
@@ -167,5 +187,6 @@ class Dispatcher:
             param=refusal.param,
             request_id=inbound.request_id,
             headers=headers,
+            extra=None if trace is None else {"trace_id": trace.id},
         )
         await sink.whole(status, out, body)

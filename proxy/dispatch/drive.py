@@ -28,6 +28,7 @@ from proxy.engine.messages import (
     ClientGone,
 )
 from proxy.engine.plan import Endpoint
+from proxy.observe.record import Traced
 from proxy.policy.latency import size_bucket
 from proxy.upstream.pump import Pump
 
@@ -57,6 +58,7 @@ class Drive(Running):
         "_planned_at",
         "_sink",
         "_status",
+        "_trace",
         "_where",
     )
 
@@ -75,6 +77,7 @@ class Drive(Running):
         self._sink = sink
         self._where = where
         self._parsed = parsed
+        self._trace = headers.trace
         self._original = planned
         """What the request was planned with; a continuation has a plan of its own."""
         raw = where.endpoint is Endpoint.RAW
@@ -220,7 +223,14 @@ class Drive(Running):
         self._finished = True
         running = self._machine.running()
         record = recording.record(
-            self._plan, self._machine, self._past, self._inbound.request_id, self._asked == "stream", self._end_facts()
+            self._original.plan,
+            self._machine,
+            self._past,
+            self._inbound,
+            self._asked == "stream",
+            self._end_facts(),
+            self._trace,
+            self._traced(),
         )
         if self._original.plan.lead or self._original.canary is not None:
             first = self._past[0] if self._past else self._machine
@@ -271,6 +281,7 @@ class Drive(Running):
                 (self._planned_at - accepted) * 1000,
                 ((winner.content_at or now) - winner.started) * 1000,
                 (now - accepted) * 1000,
+                self._trace,
             )
         )
         return headers
@@ -385,6 +396,7 @@ class Drive(Running):
         self._obey(self._machine.dismiss(now))  # what they would tell later is nothing to the machine that follows
         facts = replace(self._machine.facts, may_hedge=False, barred=step.barred)
         self._past.append(self._machine)
+        self._dialled_before += len(self._machine.attempts)
         self._planned, self._plan, self._outgoing = step.planned, step.planned.plan, step.outgoing
         self._pumps, self._committed, self._given_up, self._join = [], None, None, None
         self._timers.clear()
@@ -420,10 +432,12 @@ class Drive(Running):
             now,
             foreign=foreign,
             untouched=self._where.endpoint is Endpoint.RAW,
+            trace=self._trace,
         )
         accepted = self._inbound.accepted_at
         spent = sum((a.ended_at or now) - a.started for a in self._machine.attempts)
-        headers.append(told.timing((self._planned_at - accepted) * 1000, spent * 1000, (now - accepted) * 1000))
+        planned_ms, total_ms = (self._planned_at - accepted) * 1000, (now - accepted) * 1000
+        headers.append(told.timing(planned_ms, spent * 1000, total_ms, self._trace))
         if self._begun:
             # A 200 is on its way already: what would have been the status is told as the one event of the stream.
             event = told.broken(self._dialect, given_up.outcome, told.error_object(body), self._inbound.request_id)
@@ -432,6 +446,11 @@ class Drive(Running):
             return
         self._status = status
         await self._sink.whole(status, headers, self._without_keys(body))
+
+    def _traced(self) -> Traced | None:
+        if self._trace is None or not self._trace.first_span:
+            return None
+        return recording.traced(self._inbound, self._original.model, self._parsed, (*self._past, self._machine))
 
     def _end_facts(self) -> recording.Ending:
         return recording.Ending(

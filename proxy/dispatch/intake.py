@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from proxy.base import trace
 from proxy.base.exchange import Inbound
 from proxy.base.http import Fate, fate
+from proxy.base.trace import Trace
 from proxy.dialects import splice
 from proxy.engine.plan import Endpoint
 
@@ -46,7 +48,8 @@ READ_KEYS: Final = frozenset(
 """Every member of a request body that anything of ours reads."""
 
 _OURS: Final = frozenset({"health", "capabilities", "incidents", "uptime", "analytics", "events", "explain"})
-"""First parts of paths below ``/v1`` that are the sidecar's own; no provider is ever asked for them."""
+"""First parts of paths below ``/v1`` that are the sidecar's own; no provider is ever asked for them, be it with a
+doubled ``/v1``. By their own paths they are answered before they come here (`server.status`)."""
 
 
 class Refusal(Exception):
@@ -97,9 +100,8 @@ def locate(method: str, path: str, providers: Mapping[str, object]) -> Where:
         if bare[1:].partition("/")[0] in _OURS:
             raise Refusal(
                 status=404,
-                code="not_in_this_version",
-                message=f"{path[:100]} is the sidecar's own and not served by this version; see /status and /metrics "
-                "on the admin port",
+                code="unknown_path",
+                message=f"{path[:100]} is the sidecar's own and has one address; ask for it by that path",
             )
         return Where(Endpoint.RAW, path)
     raise Refusal(
@@ -123,6 +125,8 @@ class Headers:
     credential: str
     """The caller's own key or token; empty when it sent none."""
     accept_encoding: bytes
+    trace: Trace | None = None
+    """The caller's trace context; once the request is served, ours. None: it belongs to no trace that we know."""
 
 
 class Sorter:
@@ -141,6 +145,7 @@ class Sorter:
         credentials: dict[bytes, bytes] = {}
         named: set[bytes] = set()
         encoding = b""
+        context: list[tuple[bytes, bytes]] = []
         for name, value in raw:
             found = fates.get(name)
             if found is None:
@@ -161,18 +166,36 @@ class Sorter:
                 encoding = b"%b: %b\r\n" % (name, value)
             elif found is Fate.ACCOUNT:
                 account.append(b"%b: %b\r\n" % (name, value))
+            elif found is Fate.TRACE:
+                context.append((name.lower(), value))
             else:
                 named |= {token.strip().lower() for token in value.split(b",")} - {b"close", b"keep-alive", b""}
         if named:
             passed = [line for line in passed if line.split(b":", 1)[0].lower() not in named]
             account = [line for line in account if line.split(b":", 1)[0].lower() not in named]
-        return Headers(passed, account, tuple(control), _credential(credentials) if credentials else "", encoding)
+        return Headers(
+            passed,
+            account,
+            tuple(control),
+            _credential(credentials) if credentials else "",
+            encoding,
+            _trace(context) if context else None,
+        )
 
     def _learn(self, name: bytes) -> Fate:
         found = fate(name.decode("latin-1").lower())
         if len(self._fates) < _FATES_MAX:
             self._fates[name] = found
         return found
+
+
+def _trace(context: Sequence[tuple[bytes, bytes]]) -> Trace | None:
+    """The caller's trace context. Two parents are none: nobody knows which is meant."""
+    parents = [value for name, value in context if name == b"traceparent"]
+    if len(parents) != 1:
+        return None
+    states = b",".join(value for name, value in context if name == b"tracestate")
+    return trace.read(parents[0].strip().decode("latin-1"), states.decode("latin-1"))
 
 
 def _credential(found: Mapping[bytes, bytes]) -> str:

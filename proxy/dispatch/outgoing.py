@@ -196,8 +196,8 @@ class Outgoing:
 
     # Heads ------------------------------------------------------------------------------------------------------------
 
-    def head(self, index: int, body: bytes) -> bytes:
-        """Request line and headers for a candidate, ready to be sent."""
+    def head(self, index: int, body: bytes, number: int) -> bytes:
+        """Request line and headers for a candidate, ready to be sent. `number`: of the attempt, over all machines."""
         candidate = self._planned.plan.candidates[index]
         upstream = self.upstream(index)
         inbound = self._inbound
@@ -220,6 +220,8 @@ class Outgoing:
                 lines = [*lines, *self._headers.account]
         raw = self._where.endpoint is Endpoint.RAW
         extra = self._via + (self._headers.accept_encoding if raw else IDENTITY)
+        if upstream.account.traceparent and self._headers.trace is not None:
+            extra += f"traceparent: {self._headers.trace.parent_of_call(number)}\r\n".encode("ascii")
         if upstream.signs and self._planned.keys[index] == "sidecar":
             credential = upstream.signature(method, path, query, lines, body)
         elif self._planned.keys[index] == "sidecar":

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
+from proxy.base.exchange import Inbound
 from proxy.base.outcome import Class, Group
+from proxy.base.trace import Trace
 from proxy.engine.attempts import Attempt, Attempts
 from proxy.engine.messages import GiveUp
 from proxy.engine.plan import Plan
-from proxy.observe.record import AttemptRecord, RequestRecord, Result
+from proxy.observe.record import AttemptRecord, RequestRecord, Result, Traced
+
+TRACED_KEYS: Final = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "temperature", "top_p", "top_k", "seed", "n"),
+    *("frequency_penalty", "presence_penalty"),
+)
+"""Members of a request body that spans tell: numbers, never content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +38,14 @@ class Ending:
 
 
 def record(
-    plan: Plan, machine: Attempts, past: Sequence[Attempts], request_id: str, is_stream: bool, ending: Ending
+    plan: Plan,
+    machine: Attempts,
+    past: Sequence[Attempts],
+    inbound: Inbound,
+    is_stream: bool,
+    ending: Ending,
+    trace: Trace | None = None,
+    traced: Traced | None = None,
 ) -> RequestRecord:
     """`machine` is the one that ran last; `past` those whose committed stream broke and was continued by it."""
     first = past[0] if past else machine
@@ -40,7 +56,7 @@ def record(
     attempts = tuple(_attempt(a, started, now, a is each.committed) for each in (*past, machine) for a in each.attempts)
     given_up = ending.given_up
     return RequestRecord(
-        request_id=request_id,
+        request_id=inbound.request_id,
         route=plan.route,
         endpoint=plan.endpoint.value,
         stream=is_stream,
@@ -59,6 +75,24 @@ def record(
         continuations=len(past),
         left_out=ending.left_out,
         translated=shown.candidate.api if shown is not None and shown.candidate.foreign else "",
+        primary=first.meant_for.target.name,
+        clamped=plan.clamped,
+        degraded=shown is not None and shown.candidate.degraded,
+        skipped=tuple(first.skipped),
+        method=inbound.method,
+        trace=trace,
+        traced=traced,
+    )
+
+
+def traced(inbound: Inbound, model: str, parsed: Mapping[str, Any], machines: Sequence[Attempts]) -> Traced:
+    """What the spans of a traced request tell beside its record."""
+    return Traced(
+        path=inbound.path,
+        model=model,
+        # Anything else is for the provider to refuse; it may be as large as the body, and records are kept.
+        asked={key: parsed[key] for key in TRACED_KEYS if type(parsed.get(key)) in (int, float)},
+        circuits=tuple(a.permit.state.value for machine in machines for a in machine.attempts),
     )
 
 

@@ -11,6 +11,7 @@ from proxy.engine.cluster import Cluster
 from proxy.engine.rollout import Rollout
 from proxy.observe.record import RequestRecord
 from proxy.policy.chaos import Drills, Fault
+from proxy.policy.sampler import NeverSampler, Sampler
 from proxy.upstream.session import Upstreams
 
 
@@ -31,6 +32,8 @@ class Room:
     drills: Drills = field(default_factory=Drills)
     injected: Callable[[str, str], None] = lambda route, provider: None
     """Told of every fault that an attempt meets on purpose."""
+    sampler: Sampler | NeverSampler = field(default_factory=NeverSampler)
+    """Decides which requests are traced."""
     draining: bool = False
 
     def faults(self, planned: Planned) -> tuple[Fault, ...]:

@@ -55,6 +55,7 @@ class Running:
         "_assembles",
         "_committed",
         "_crash",
+        "_dialled_before",
         "_dials",
         "_faults",
         "_finished",
@@ -97,6 +98,8 @@ class Running:
         self._is_head = is_head
         self._pumps: list[Pump] = []
         self._dials: dict[int, Dial] = {}
+        self._dialled_before = 0
+        """Attempts of earlier machines of this request."""
         self._sent: dict[int, AwsKeys | str | None] = {}
         """The sidecar's credential as the attempt was sent with it, by number; gone once it was sent again."""
         self._timers: dict[Timer, float] = {}
@@ -236,7 +239,7 @@ class Running:
             make = partial(FaultyCall, fault)
         pump.call = call = make(
             outgoing.upstream(index).connector,
-            outgoing.head(index, body),
+            outgoing.head(index, body, self._dialled_before + command.attempt),
             body,
             pump,
             self._room.clock,
@@ -264,7 +267,10 @@ class Running:
         self._arm()  # the clock of the connection has stopped, one that runs out earlier may have begun
 
     def opened(self, n: int) -> None:
-        self._machine.step(Opened(n), self._room.clock())
+        now, pump = self._room.clock(), self._pumps[n]
+        self._machine.step(Opened(n), now)
+        if pump.status < 500:  # what stands before a provider and fails does not know its limits
+            self._machine.attempts[n].state.told = pump.headers, now
 
     def content(self, n: int) -> None:
         self._feed(FirstContent(n))

@@ -10,6 +10,7 @@ import orjson
 
 from proxy.base.http import answer_passes
 from proxy.base.outcome import Class, Group, Outcome
+from proxy.base.trace import Trace
 from proxy.dialects import errors
 from proxy.dialects.responses import ResponsesReader
 from proxy.engine.attempts import Attempt, Attempts
@@ -150,12 +151,10 @@ def quality(winner: Attempt) -> float:
     return winner.candidate.quality * (0.9 if winner.candidate.output_share is not None else 1.0)
 
 
-def timing(planned_ms: float, upstream_ms: float, total_ms: float) -> tuple[str, str]:
-    """``Server-Timing``; our own share is total minus upstream."""
-    return (
-        "Server-Timing",
-        f"plan;dur={planned_ms:.2f}, queue;dur=0, upstream;dur={upstream_ms:.2f}, total;dur={total_ms:.2f}",
-    )
+def timing(planned_ms: float, upstream_ms: float, total_ms: float, trace: Trace | None = None) -> tuple[str, str]:
+    """``Server-Timing``; our own share is total minus upstream. The trace is told as browsers' agents look for it."""
+    spent = f"plan;dur={planned_ms:.2f}, queue;dur=0, upstream;dur={upstream_ms:.2f}, total;dur={total_ms:.2f}"
+    return "Server-Timing", spent if trace is None else f'{spent}, traceparent;desc="{trace.told()}"'
 
 
 def trace(machine: Attempts, now: float) -> str:
@@ -205,6 +204,7 @@ def failure(
     *,
     foreign: bool = False,
     untouched: bool = False,
+    trace: Trace | None = None,
 ) -> tuple[int, Headers, bytes]:
     """The answer to a request that no target answered.
 
@@ -240,6 +240,8 @@ def failure(
         status = 502  # remembered from an earlier request: nobody has refused this caller
         kind = errors.type_for(dialect, status)
     extra: dict[str, Any] = {"attempts": attempt_list(machine, now)} if machine.attempts else {}
+    if trace is not None:
+        extra["trace_id"] = trace.id
     if foreign:
         told_code, final = code, _foreign_status(outcome, status)
     else:

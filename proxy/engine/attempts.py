@@ -181,7 +181,7 @@ class Attempts:
 
     def primary_wait_s(self, now: float) -> float:
         """Seconds until the primary may be tried again by breaker and cool-down; 0 when it may be now."""
-        state = self._cluster.state(self._plan.candidates[self.primary], now)
+        state = self._cluster.state(self.meant_for, now)
         return max(state.cooling_s(now), state.breaker.retry_after_s(now, self._plan.overlay))
 
     def is_forced(self, name: str, now: float) -> bool:
@@ -203,6 +203,11 @@ class Attempts:
     def primary(self) -> int:
         """Index of the candidate that this request is meant for; another one that answers is a failover."""
         return self._chooser.primary
+
+    @property
+    def meant_for(self) -> Candidate:
+        """The candidate of `primary`."""
+        return self._plan.candidates[self.primary]
 
     def failover_reason(self) -> str:
         """Why another target than the primary answered."""

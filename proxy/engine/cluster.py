@@ -7,7 +7,7 @@ keeps all that is known about it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ from proxy.policy.budget import Budget
 from proxy.policy.cooldown import Cooldown
 from proxy.policy.latency import Latency, LatencyKey
 from proxy.policy.limiter import Limiter
+from proxy.policy.pulse import Pulse
 
 CENSORED = frozenset({"superseded", "deadline"})
 """Ends without content that say how slow a target is at least. A caller that leaves says nothing (S30)."""
@@ -70,7 +71,9 @@ class TargetState:
         "latency",
         "limiter",
         "load",
+        "pulse",
         "target",
+        "told",
         "used_at",
     )
 
@@ -91,6 +94,9 @@ class TargetState:
         self.limiter = Limiter(candidate.max_concurrency)
         self.latency = Latency()
         self.load = Load()
+        self.pulse = Pulse()
+        self.told: tuple[Iterable[tuple[bytes, bytes]], float] = (), now
+        """Headers of its latest answer, and when they came: they may tell how much of its limits is used."""
         self.last_bad: Class = Class.SERVER_ERROR
         self.inflight = 0
         self.used_at = now
@@ -239,6 +245,22 @@ class Cluster:
                 state.breaker.force(mode, until, now)
         return True
 
+    def is_forced(self, target: Target, now: float) -> bool:
+        """Whether an operator decides on the circuit of `target`."""
+        forced = self._forced
+        return bool(forced) and any(name in forced and forced[name][1] > now for name in (target.provider, target.name))
+
+    # What active probes find.
+
+    def probed(self, provider: str, passed: bool, now: float) -> None:
+        """A probe of `provider` has ended: a pass lets open circuits try again, a failure keeps exclusions in force."""
+        for state in self._states.values():
+            if state.target.provider == provider:
+                if passed:
+                    state.breaker.probe_passed(now)
+                else:
+                    state.breaker.probe_failed(now)
+
     # Effects of an attempt's life. Each is called exactly once per attempt by the engine.
 
     def dialled(self, state: TargetState, permit: Permit, key: LatencyKey, now: float) -> None:
@@ -251,6 +273,7 @@ class Cluster:
     def content(self, state: TargetState, permit: Permit, key: LatencyKey, elapsed_s: float, now: float) -> None:
         """The attempt has shown its first content, `elapsed_s` after it began."""
         state.breaker.first_content(permit, now)
+        state.pulse.content(key, elapsed_s, state.latency, now)
         state.latency.observe(key, elapsed_s, now)
         state.load.observe(elapsed_s, now)
 
@@ -269,6 +292,7 @@ class Cluster:
         state.inflight -= 1
         state.limiter.release()
         state.breaker.end(permit, outcome, now, allowance_s=allowance_s)
+        state.pulse.ended(key, outcome, elapsed_s, had_content, now)
         group = outcome.group
         if group is Group.GOOD:
             state.budget.earn(now)

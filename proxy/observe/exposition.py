@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
-from proxy.observe.metrics import Metrics
+from proxy.observe.metrics import Histogram, Metrics, Timings
+from proxy.observe.peer import Peer
+from proxy.observe.spans import OPERATIONS
+
+GEN_AI: Final = (
+    *("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model"),
+    *("server_address", "server_port"),
+)
+HTTP: Final = ("server_address", "server_port", "http_request_method", "http_response_status_code", "error_type")
 
 
 class _Collector:
@@ -49,6 +58,12 @@ class _Collector:
                 m.translated,
             ),
             ("outrider_canary_withdrawn", "Canaries withdrawn, by reason.", ["route", "reason"], m.canary_withdrawn),
+            (
+                "outrider_cost_usd",
+                "What answers cost by the configured prices.",
+                ["route", "provider", "model"],
+                m.cost,
+            ),
             ("outrider_faults_injected", "Faults met on purpose.", ["route", "provider"], m.faults_injected),
             ("outrider_circuit_changes", "Breaker transitions.", ["provider", "model", "to"], m.circuit_changes),
             ("outrider_config_reloads", "Changed files read, by what became of them.", ["result"], m.reloads),
@@ -63,7 +78,6 @@ class _Collector:
 
     def _histograms(self) -> Iterator[Metric]:
         m = self._metrics
-        gen_ai = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model"]
         for name, text, labels, timings in (
             ("outrider_request_duration_seconds", "From accept to the last byte.", ["route"], m.duration),
             (
@@ -78,30 +92,62 @@ class _Collector:
                 ["provider", "model"],
                 m.attempt_first_content,
             ),
-            ("gen_ai_client_operation_duration_seconds", "GenAI semantic conventions.", gen_ai, m.operation),
+        ):
+            yield _family(name, text, labels, timings.items())
+        for name, text, more, timings in (
+            ("gen_ai_client_operation_duration_seconds", "GenAI semantic conventions.", ["error_type"], m.operation),
             (
                 "gen_ai_client_operation_time_to_first_chunk_seconds",
                 "GenAI semantic conventions; streams.",
-                gen_ai,
+                [],
                 m.first_chunk,
             ),
-            (
-                "gen_ai_client_token_usage",
-                "Tokens as the provider reported them.",
-                [*gen_ai, "gen_ai_token_type"],
-                m.tokens,
-            ),
-            (
-                "http_client_request_duration_seconds",
-                "Upstream calls; HTTP semantic conventions.",
-                ["server_address", "http_response_status_code"],
-                m.http_client,
-            ),
+            ("gen_ai_client_token_usage", "Tokens as the provider reported them.", ["gen_ai_token_type"], m.tokens),
         ):
-            family = HistogramMetricFamily(name, text, labels=labels)
-            for values, histogram in timings.items():
-                family.add_metric(list(values), buckets=histogram.buckets(), sum_value=histogram.total)
-            yield family
+            yield _family(name, text, [*GEN_AI, *more], _renamed(timings, self._gen_ai))
+        calls = _renamed(m.http_client, self._http)
+        yield _family("http_client_request_duration_seconds", "Upstream calls; HTTP semantic conventions.", HTTP, calls)
+
+    def _gen_ai(self, counted: tuple[str, ...]) -> tuple[str, ...]:
+        """Endpoint, provider, model and whatever follows, as `GEN_AI` and that."""
+        endpoint, provider, model, *rest = counted
+        peer = self._peer(provider)
+        operation = OPERATIONS.get(endpoint, endpoint)
+        return (operation, peer.name, model, model, peer.address, str(peer.port or ""), *rest)
+
+    def _http(self, counted: tuple[str, ...]) -> tuple[str, ...]:
+        """Provider, method, status and class of outcome, as `HTTP`."""
+        provider, method, status, outcome = counted
+        peer = self._peer(provider)
+        error = "" if outcome in ("ok", "cancelled") else status if status >= "400" else outcome
+        return (peer.address, str(peer.port or ""), method, status, error)
+
+    def _peer(self, provider: str) -> Peer:
+        return self._metrics.peers.get(provider) or Peer(name=provider, address=provider)
+
+
+def _family(
+    name: str, text: str, labels: Sequence[str], timings: Iterable[tuple[tuple[str, ...], Histogram]]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in timings:
+        family.add_metric(list(values), buckets=histogram.buckets(), sum_value=histogram.total)
+    return family
+
+
+def _renamed(
+    timings: Timings, rename: Callable[[tuple[str, ...]], tuple[str, ...]]
+) -> Iterable[tuple[tuple[str, ...], Histogram]]:
+    """Labels as we count in those of the conventions. Those tell less apart, so that several become one."""
+    made: dict[tuple[str, ...], Histogram] = {}
+    for labels, histogram in timings.items():
+        made.setdefault(rename(labels), Histogram(timings.bounds)).include(histogram)
+    return made.items()
+
+
+def families(metrics: Metrics) -> Callable[[], Iterator[Metric]]:
+    """What a scrape would tell, whenever it is called. Takes milliseconds: call it in a thread."""
+    return _Collector(metrics).collect
 
 
 def render(metrics: Metrics, open_metrics: bool = False) -> tuple[bytes, str]:

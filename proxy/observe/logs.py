@@ -91,6 +91,7 @@ class Log:
             level,
             "request",
             request_id=event.request_id,
+            trace_id=event.trace.id if event.trace is not None else None,
             route=event.route,
             target=f"{last.provider}/{last.model}" if last is not None else None,
             attempt=len(event.attempts),

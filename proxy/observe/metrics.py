@@ -8,9 +8,10 @@ Labels come from the configuration only: a model that it does not name is ``othe
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from proxy.observe.peer import Peer
 from proxy.observe.record import AttemptRecord, RequestRecord
 
 if TYPE_CHECKING:
@@ -33,8 +34,14 @@ OUTCOMES: Final = (
 """Values of the label ``outcome`` of ``outrider_requests_total``; created at start, because a sum over nothing is
 empty."""
 
+UNCOUNTED: Final = frozenset({"client_cancelled", "drained"})
+"""Results that are no error of anybody's: whoever asked has left, or was sent away."""
+
 RELOADS: Final = ("ok", "refused", "missing")
 """Values of the label ``result`` of ``outrider_config_reloads_total``."""
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+"""Values of the label ``http_request_method``; any other method is ``_OTHER``, as the conventions have it."""
 
 LABELS_MAX: Final = 1000
 """Distinct label sets per family; what comes later is counted under ``other``."""
@@ -53,6 +60,11 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def include(self, other: Histogram) -> None:
+        """Add what `other`, of the same bounds, has counted."""
+        self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus has them."""
@@ -97,6 +109,10 @@ class Timings:
         self._bounds = bounds
         self._values: dict[tuple[str, ...], Histogram] = {}
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        return self._bounds
+
     def observe(self, labels: tuple[str, ...], value: float) -> None:
         found = self._values.get(labels)
         if found is None:
@@ -118,6 +134,10 @@ class Metrics:
     def __init__(self, routes: Iterable[str], models: Iterable[str]) -> None:
         """`routes` and `models` are the configured names; any other model is told as ``other``."""
         self._models: frozenset[str] = frozenset()
+        self.peers: Mapping[str, Peer] = {}
+        """Providers by name, as a scrape tells them in OpenTelemetry's words."""
+        self.price: Callable[[str, str], tuple[float, float] | None] = lambda provider, model: None
+        """USD per input and output token of a provider's model; None: unknown."""
         self.gauges: list[Gauges] = []
         self.requests = Counts()
         self.follow(routes, models)
@@ -134,6 +154,7 @@ class Metrics:
         self.circuit_changes = Counts()
         self.canary_withdrawn = Counts()
         self.faults_injected = Counts()
+        self.cost = Counts()
         self.duration = Timings(GEN_AI_SECONDS)
         self.first_content = Timings(GEN_AI_SECONDS)
         self.attempt_first_content = Timings(GEN_AI_SECONDS)
@@ -172,8 +193,9 @@ class Metrics:
             self.first_content.observe((route,), record.first_content_ms / 1000)
         if record.failover_reason:
             self.failovers.add((route, record.failover_reason))
+        method = record.method if record.method in METHODS else "_OTHER"
         for attempt in record.attempts:
-            self._attempt(attempt)
+            self._attempt(attempt, method)
         if record.hedges:
             won = any(a.won and a.kind == "hedge" for a in record.attempts)
             self.hedges.add((route, "won" if won else "lost"), record.hedges)
@@ -185,22 +207,34 @@ class Metrics:
             self.translated.add((record.endpoint, record.translated))
         if record.served_by:
             self._served(record)
+        elif record.attempts and record.result not in UNCOUNTED:
+            last = record.attempts[-1]
+            error = record.error or record.result
+            labels = (record.endpoint, last.provider, self.model(last.model), error)
+            self.operation.observe(labels, record.total_ms / 1000)
 
-    def _attempt(self, attempt: AttemptRecord) -> None:
+    def _attempt(self, attempt: AttemptRecord, method: str) -> None:
         model = self.model(attempt.model)
         self.attempts.add((attempt.provider, model, attempt.kind, attempt.outcome))
         self.http_client.observe(
-            (attempt.provider, str(attempt.status or "")), (attempt.end_ms - attempt.start_ms) / 1000
+            (attempt.provider, method, str(attempt.status or ""), attempt.outcome),
+            (attempt.end_ms - attempt.start_ms) / 1000,
         )
         if attempt.first_content_ms is not None:
             self.attempt_first_content.observe((attempt.provider, model), attempt.first_content_ms / 1000)
 
     def _served(self, record: RequestRecord) -> None:
-        labels = (record.endpoint, record.served_by, self.model(record.served_model))
-        self.operation.observe(labels, record.total_ms / 1000)
+        model = self.model(record.served_model)
+        labels = (record.endpoint, record.served_by, model)
+        error = "" if record.result == "ok" or record.result in UNCOUNTED else record.error or record.result
+        self.operation.observe((*labels, error), record.total_ms / 1000)
         if record.stream and record.first_content_ms is not None:
             self.first_chunk.observe(labels, record.first_content_ms / 1000)
         if record.input_tokens is not None:
             self.tokens.observe((*labels, "input"), record.input_tokens)
         if record.output_tokens is not None:
             self.tokens.observe((*labels, "output"), record.output_tokens)
+            price = self.price(record.served_by, record.served_model)
+            if price is not None:
+                cost = (record.input_tokens or 0) * price[0] + record.output_tokens * price[1]
+                self.cost.add((record.route, record.served_by, model), cost)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from proxy.base.trace import Trace
 
 Result = Literal[
     "ok", "client_error", "client_cancelled", "error", "timeout", "exhausted", "truncated", "rejected", "drained"
@@ -31,6 +34,20 @@ class AttemptRecord:
     """Since the attempt's own start; None: none came."""
     won: bool
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """What only spans tell; gathered for the requests that have some."""
+
+    path: str
+    """As called, without the query."""
+    model: str
+    """As asked for; empty for passthrough."""
+    asked: Mapping[str, float]
+    """Settings of the caller's body that are numbers, by their own names: ``temperature``, ``max_tokens``."""
+    circuits: tuple[str, ...]
+    """State of the breaker that admitted each of `RequestRecord.attempts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +79,16 @@ class RequestRecord:
     """Events that were not JSON and never reached the caller."""
     translated: str = ""
     """API of the target that answered, where it is not the caller's (``generate``); empty: it is."""
+    primary: str = ""
+    """``provider/model`` that the plan puts first, dialled or not."""
+    clamped: tuple[str, ...] = ()
+    """``Header=value`` of what the caller asked for beyond the operator's limits."""
+    degraded: bool = False
+    """The answer was marked degraded."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(target, reason) of what was left out, in the order of the decisions."""
+    method: str = "POST"
+    trace: Trace | None = None
+    """The trace that it belongs to; None: none that we know of."""
+    traced: Traced | None = None
+    """None: it has no spans of ours."""

@@ -567,6 +567,10 @@ class Breaker:
         self._base.renew_tally()
         self._settle()
 
+    @property
+    def evidence(self) -> Evidence:
+        return self._evidence
+
     def view(self, now: float) -> dict[str, object]:
         """The target's circuit for reports. `counts`: outcomes by name over the last 120 s, local rejects left out."""
         now = self._tick(now)

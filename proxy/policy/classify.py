@@ -469,7 +469,7 @@ def _printable(words: list[str]) -> Iterator[str]:
         yield "".join(c for c in word if " " <= c <= "~")[:CODE_MAX]
 
 
-_SECRET: Final = re.compile(
+SECRET: Final = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|tgp|csk|pplx)[-_][\w*.-]{6,}"
     r"|(?<=key provided: )\S+"
     r"|\bAIza[\w*-]{10,}|\bAKIA[A-Z0-9]{8,}|\bBearer\s+\S+|[\w-]{0,40}\*{3,}[\w*-]{0,40}|\beyJ[\w-]{10,}[\w.-]*",
@@ -480,7 +480,7 @@ _SECRET: Final = re.compile(
 def _clean(text: str, most: int = MESSAGE_MAX) -> str:
     """One printable line of at most `most` characters, with anything that looks like a key masked."""
     line = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
-    return _SECRET.sub("[redacted]", " ".join(line.split()))[:most]
+    return SECRET.sub("[redacted]", " ".join(line.split()))[:most]
 
 
 def reason(body: bytes, status: int) -> str:

@@ -198,6 +198,12 @@ class Evidence:
         self.history.append(permit)
         self.total += 1
 
+    def overdue(self, since: float, now: float) -> list[float]:
+        """Ages of the attempts in flight that began after `since` and have had no content, as multiples of their slow
+        lines; those above 1."""
+        waiting = (p for p in self.running if p.content_at == INF and p.slow_at < now and p.started_at > since)
+        return [(now - p.started_at) / (p.slow_at - p.started_at) for p in waiting]
+
     def newest(self, count: int) -> Iterator[Permit]:
         """The newest `count` ended attempts, oldest first; fewer when there are not so many."""
         history = self.history

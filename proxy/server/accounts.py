@@ -1,4 +1,5 @@
-"""The providers of a configuration as `upstream` takes them: where each is called, and with which credential."""
+"""The providers of a configuration as `upstream` takes them (where each is called, and with which credential), and as
+`observe` names them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.compiled import Config, Provider
+from proxy.observe.peer import Peer, peer_of
 from proxy.upstream.session import Account
 
 if TYPE_CHECKING:
@@ -32,9 +34,18 @@ def accounts_of(config: Config, wall: Callable[[], float], report: Callable[[str
             bearer=provider.vendor in BEARER_VENDORS,
             credential=_credential(provider, wall, report),
             betas=None if provider.anthropic_betas is None else frozenset(provider.anthropic_betas),
+            traceparent=provider.traceparent,
             sign_region=provider.aws.region,
             sign_service=provider.aws.service,
         )
+        for name, provider in config.providers.items()
+    }
+
+
+def peers_of(config: Config) -> Mapping[str, Peer]:
+    """The providers by name, in OpenTelemetry's words."""
+    return {
+        name: peer_of(name, provider.dialect, provider.vendor, provider.base_url)
         for name, provider in config.providers.items()
     }
 

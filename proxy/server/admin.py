@@ -26,6 +26,7 @@ from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.protocol import DataServer
 from proxy.server.reload import Report, answer
 from proxy.server.reply import Headers, Reply
+from proxy.server.status import Serve, is_ours
 
 if TYPE_CHECKING:
     from proxy.config.compiled import Listen
@@ -93,12 +94,15 @@ class Admin:
         *,
         read: Mapping[str, Route] | None = None,
         dangerous: Mapping[str, Route] | None = None,
+        shown: Serve | None = None,
     ) -> None:
-        """`read` adds GET routes by path, `dangerous` adds POST routes that answer loopback peers only.
+        """`read` adds GET routes by path, `dangerous` adds POST routes that answer loopback peers only; `shown` serves
+        the paths that both ports have.
 
         A path that ends in a slash (``/targets/``) stands for everything below it.
         """
         self._state = state
+        self._shown = shown
         self._metrics_lock = asyncio.Lock()
         self._read: dict[str, Route] = {
             "/startupz": self._startupz,
@@ -117,6 +121,9 @@ class Admin:
         }
 
     async def __call__(self, inbound: Inbound, reply: Reply) -> None:
+        if self._shown is not None and is_ours(inbound.path):
+            await self._shown(inbound, reply)
+            return
         await reply.whole(*await self._answer(inbound, reply))
 
     async def _answer(self, inbound: Inbound, reply: Reply) -> tuple[int, Headers, bytes]:
@@ -219,11 +226,12 @@ def build_admin_server(
     *,
     read: Mapping[str, Route] | None = None,
     dangerous: Mapping[str, Route] | None = None,
+    shown: Serve | None = None,
 ) -> DataServer:
-    """The admin port's server; see `Admin` for `read` and `dangerous`, `build_data_server` for the rest."""
+    """The admin port's server; see `Admin` for `read`, `dangerous` and `shown`, `build_data_server` for the rest."""
     small = replace(listen, max_connections=MAX_CONNECTIONS, max_body_mb=1, head_timeout_s=5.0, body_timeout_s=5.0)
     return build_data_server(
-        Admin(state, read=read, dangerous=dangerous),
+        Admin(state, read=read, dangerous=dangerous, shown=shown),
         small,
         clock,
         ids,

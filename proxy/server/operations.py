@@ -25,8 +25,10 @@ from proxy.config.overrides import explicit_model
 from proxy.dialects.errors import problem
 from proxy.engine.cluster import Cluster
 from proxy.engine.rollout import CanaryMoved, Rollout
+from proxy.observe.entry import Entry
 from proxy.observe.logs import LEVELS, Log
 from proxy.observe.metrics import Metrics
+from proxy.observe.redact import redact
 from proxy.policy import chaos
 from proxy.policy.absence import Absence, Window, Windows
 from proxy.policy.canary import State
@@ -85,8 +87,8 @@ class Operations:
         self._metrics = metrics
         self._publish = publish
         self._windows = Windows()
-        self._begun: frozenset[str] = frozenset()
-        """Ids of the windows that hold."""
+        self._begun: dict[str, Window] = {}
+        """Windows that hold, by id."""
         self._drained: dict[str, Absence] = {}
         self._level_until = math.inf
         self._made = 0
@@ -278,12 +280,19 @@ class Operations:
         now, wall = self._clock(), self._wall()
         self._drained = {name: absence for name, absence in self._drained.items() if absence.until > now}
         self._cluster.absences = (*self._windows.active(wall, now), *self._drained.values())
-        begun = frozenset(window.id for window in self._windows.listed if window.covers(wall))
-        for id in sorted(begun - self._begun):
+        begun = {window.id: window for window in self._windows.listed if window.covers(wall)}
+        for id in sorted(begun.keys() - self._begun.keys()):
             self.log.write("warning", "maintenance begins", id=id)
-        for id in sorted(self._begun - begun):
+            self._publish(_told("maintenance_started", begun[id], wall))
+        for id in sorted(self._begun.keys() - begun.keys()):
             self.log.write("info", "maintenance ends", id=id)
+            self._publish(_told("maintenance_ended", self._begun[id], wall))
         self._begun = begun
+
+    def windows(self) -> list[dict[str, Any]]:
+        """Announced windows, those that hold among them."""
+        wall = self._wall()
+        return [_shown(window, wall) for window in self._windows.listed]
 
     # Drills -----------------------------------------------------------------------------------------------------------
 
@@ -344,10 +353,9 @@ class Operations:
 
     def status(self, now: float) -> dict[str, Any]:
         """What an operator has decided and what holds of it, for ``/status``."""
-        wall = self._wall()
         return {
             "canaries": self.rollout.view(now),
-            "maintenance": [_shown(window, wall) for window in self._windows.listed],
+            "maintenance": self.windows(),
             "drained": [
                 {"target": name, "for_s": _finite(absence.until - now)} for name, absence in self._drained.items()
             ],
@@ -455,6 +463,19 @@ def _shown(window: Window, wall: float) -> dict[str, Any]:
         "active": window.covers(wall),
         "note": window.note,
     }
+
+
+def _told(kind: str, window: Window, wall: float) -> Entry:
+    """A window that begins or ends, for the history."""
+    return Entry(
+        at=wall,
+        kind=kind,
+        route=window.route,
+        provider=window.provider,
+        model=window.model,
+        message=redact(window.note),
+        detail={"id": window.id, "from": _iso(window.begins), "until": _iso(window.ends)},
+    )
 
 
 def _drill_shown(drill: Drill, now: float) -> dict[str, Any]:

@@ -182,6 +182,13 @@ class Connection(RequestHandler):
         waiting = self._waiter is not None and not self._waiter.done()
         return not self._messages and (waiting or not self._request_count)
 
+    @property
+    def request(self) -> web.BaseRequest:
+        """The request that is being answered, for an answer that is aiohttp's own."""
+        if self._current_request is None:
+            raise RuntimeError("no request runs on this connection")
+        return self._current_request
+
     # Arrival and departure --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -481,6 +488,7 @@ def self_check(server: DataServer) -> None:
         "_task_handler": None,
         "_request_in_progress": False,
         "_request_count": 0,
+        "_current_request": None,
     }
     for name, value in wanted.items():
         if getattr(probe, name, "missing") != value:

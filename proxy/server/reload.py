@@ -108,8 +108,10 @@ class Reloader:
         log: Log,
         counts: Counts,
         clock: Callable[[], float],
+        tell: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        """`config`: what was loaded from `source` at the start. `plan` is called in a thread."""
+        """`config`: what was loaded from `source` at the start. `plan` is called in a thread. `tell`: is told of every
+        reading that changed something or failed."""
         self._source = source
         self._config = config
         self._plan = plan
@@ -117,6 +119,7 @@ class Reloader:
         self.log = log
         self._counts = counts
         self._clock = clock
+        self._tell = tell
         self._stamp: Stamp | None = None
         """None: the file may have changed between the start's reading and the first look, so that one reads it."""
         self._unsettled: Stamp | None = None
@@ -238,13 +241,15 @@ class Reloader:
             self.log.write("warning", "configuration waits for a restart", keys=waits)
         for warning in config.warnings:
             self.log.write("warning", warning)
-        return Report(
+        report = Report(
             result="unchanged" if is_same else "reloaded",
             digest=config.digest,
             keys=changes.keys,
             waits=waits,
             warnings=config.warnings,
         )
+        self._tell(report)
+        return report
 
     def _refuse(self, judged: _Judged) -> Report:
         self._failed("refused", judged.errors)
@@ -256,15 +261,19 @@ class Reloader:
             in_force=self._config.digest,
             errors=judged.errors,
         )
-        return Report(result="refused", digest=judged.digest, errors=judged.errors)
+        report = Report(result="refused", digest=judged.digest, errors=judged.errors)
+        self._tell(report)
+        return report
 
     def _missed(self) -> Report:
         errors = (f"{self._source.path}: cannot be read",)
+        report = Report(result="missing", errors=errors)
         if self.errors != errors:
             self._failed("missing", errors)
             self._refused = ""
             self.log.write("error", "configuration missing", path=self._source.path, in_force=self._config.digest)
-        return Report(result="missing", errors=errors)
+            self._tell(report)
+        return report
 
     def _failed(self, result: str, errors: tuple[str, ...]) -> None:
         self.errors, self.failed_at = errors, self._clock()

@@ -277,6 +277,16 @@ class Reply:
         self._put(frame)
         return not self._connection.writing_paused
 
+    async def upgrade(self, socket: Any) -> None:
+        """Hand the connection over to one of aiohttp's `WebSocketResponse`, which writes from here on.
+
+        Raises aiohttp's `HTTPBadRequest`, with nothing sent, for a handshake that is none.
+        """
+        if self._state != _NEW:
+            raise RuntimeError("the answer has already begun")
+        await socket.prepare(self._connection.request)
+        self._state, self._keep, self.status = _DONE, False, 101
+
     async def end(self) -> None:
         if self._state != _STREAM:
             self._refuse_late()

@@ -293,7 +293,7 @@ class Fetched:
             timeout = aiohttp.ClientTimeout(total=TRY_TIMEOUT_S)
             async with asyncio.timeout(FETCH_TIMEOUT_S), aiohttp.ClientSession(timeout=timeout) as session:
                 options = _schedule(self._delays_s)
-                client = RetryClient(client_session=session, logger=_Quiet(), retry_options=options)
+                client = RetryClient(client_session=session, logger=Quiet(), retry_options=options)
                 grant = await self._fetch(_asker(client), self._wall())
         except TimeoutError:
             raise Refused("timeout") from None
@@ -342,7 +342,7 @@ def _schedule(delays_s: tuple[float, ...]) -> Any:
     )
 
 
-class _Quiet:
+class Quiet:
     """aiohttp-retry logs exceptions with what is in them."""
 
     __slots__ = ()

@@ -44,6 +44,8 @@ class Account:
     """Keys to sign with, or a token that is fetched; None: `key` is all there is."""
     betas: frozenset[str] | None = None
     """Values of ``anthropic-beta`` that are let through; None: all."""
+    traceparent: bool = False
+    """The trace context goes along with calls."""
     sign_region: str = ""
     sign_service: str = ""
     """For SigV4; empty: told by the host."""

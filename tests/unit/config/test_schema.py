@@ -244,4 +244,11 @@ def test_pydantic_is_imported_by_the_schema_alone_and_names_cost_nothing() -> No
         for path in (ROOT / "proxy").rglob("*.py")
         if re.search(r"^\s*(from|import) pydantic", path.read_text(), re.MULTILINE)
     )
-    assert users == ["schema.py", "schema_breaker.py", "schema_provider.py", "schema_rollout.py", "section.py"]
+    assert users == [
+        "schema.py",
+        "schema_breaker.py",
+        "schema_notify.py",
+        "schema_provider.py",
+        "schema_rollout.py",
+        "section.py",
+    ]

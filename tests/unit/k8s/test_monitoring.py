@@ -197,19 +197,61 @@ def test_the_memory_alert_knows_the_limit_of_the_manifests() -> None:
     assert f"{limit[:-2]} * 1024 * 1024" in rule["expr"]
 
 
+SOURCE = {"const": {"type": "prometheus", "uid": "${datasource}"}}
+WHOLE = {"type": "integer", "minimum": 0}
+QUERY = strict(
+    {"refId": {"type": "string", "pattern": "^[A-Z]$"}, "datasource": SOURCE, "expr": TEXT,
+     "legendFormat": {"type": "string"}},
+    instant={"type": "boolean"}, format={"enum": ["table"]},
+)  # fmt: skip
+GRID = strict({"h": WHOLE, "w": WHOLE, "x": WHOLE, "y": WHOLE})
+# What of Grafana's panel model we use. Grafana ignores what it does not know, so that a misspelt key would be silent.
+PANEL = {
+    "oneOf": [
+        strict(
+            {"id": WHOLE, "type": {"const": "row"}, "title": TEXT, "collapsed": {"type": "boolean"}, "gridPos": GRID,
+             "panels": {"type": "array", "maxItems": 0}}
+        ),
+        strict(
+            {
+                "id": WHOLE,
+                "type": {"enum": ["stat", "timeseries", "bargauge", "state-timeline", "table"]},
+                "title": TEXT,
+                "datasource": SOURCE,
+                "gridPos": GRID,
+                "fieldConfig": strict(
+                    {
+                        "defaults": strict(
+                            {"unit": {"enum": ["short", "percentunit", "reqps", "s", "bytes", "currencyUSD"]}},
+                            decimals=WHOLE, min={"type": "number"}, max={"type": "number"},
+                            thresholds={"type": "object"}, mappings={"type": "array"}, custom={"type": "object"},
+                        ),
+                        "overrides": {"type": "array"},
+                    }
+                ),
+                "options": {"type": "object"},
+                "targets": {"type": "array", "minItems": 1, "items": QUERY},
+            },
+            description=TEXT,
+            transformations={"type": "array"},
+        ),
+    ]
+}  # fmt: skip
+
+
 # Dashboard ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_dashboard_loads() -> None:
     board = dashboard()
     assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= board.keys()
+    jsonschema.validate(board["panels"], {"type": "array", "items": PANEL})
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
     variables = {one["name"] for one in board["templating"]["list"]}
     for panel in panels():
-        assert panel["title"]
-        assert panel["targets"]
-        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        queries = [target["refId"] for target in panel["targets"]]
+        assert len(queries) == len(set(queries))
         for target in panel["targets"]:
             assert set(re.findall(r"\$(?!__)(\w+)", target["expr"])) <= variables
             assert "namespace=~" in target["expr"]
@@ -229,7 +271,8 @@ def test_panels_do_not_overlap() -> None:
 def test_the_dashboard_answers_the_questions() -> None:
     text = json.dumps(panels())
     for metric in ("outrider_failovers_total", "outrider_hedges_total", "outrider_circuit_state", "[30d]",
-                   "gen_ai_client_token_usage_sum", "outrider_attempts_total"):  # fmt: skip
+                   "gen_ai_client_token_usage_sum", "outrider_attempts_total", "outrider_cost_usd_total",
+                   "outrider_provider_health", "outrider_slo_errors_per_request:ratio_rate1h"):  # fmt: skip
         assert metric in text
 
 

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from proxy.observe import exposition
 from proxy.observe.metrics import LABELS_MAX, OUTCOMES, Counts, Histogram, Metrics, Timings
+from proxy.observe.peer import Peer
 from tests.unit.observe.sample import attempt, record
 
 NAMES = {
@@ -24,6 +25,7 @@ NAMES = {
     "outrider_translated_answers",
     "outrider_canary_withdrawn",
     "outrider_faults_injected",
+    "outrider_cost_usd",
     "outrider_circuit_changes",
     "outrider_config_reloads",
     "outrider_request_duration_seconds",
@@ -37,7 +39,24 @@ NAMES = {
 
 
 def metrics() -> Metrics:
-    return Metrics(["chat", "other-route"], ["gpt-4o", "claude"])
+    made = Metrics(["chat", "other-route"], ["gpt-4o", "claude"])
+    made.peers = {
+        "openai": Peer(name="openai", address="api.openai.com", port=443),
+        "eu": Peer(name="openai", address="eu.api.openai.com", port=443),
+        "us": Peer(name="openai", address="api.openai.com", port=443),
+    }
+    return made
+
+
+SERVED = {
+    "gen_ai_operation_name": "chat",
+    "gen_ai_provider_name": "openai",
+    "gen_ai_request_model": "gpt-4o",
+    "gen_ai_response_model": "gpt-4o",
+    "server_address": "api.openai.com",
+    "server_port": "443",
+}
+CALLED = {"server_address": "api.openai.com", "server_port": "443", "http_request_method": "POST"}
 
 
 def samples(made: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -77,18 +96,62 @@ def test_a_request_counts_once_everywhere() -> None:
     assert value(made, "outrider_request_duration_seconds_count", route="chat") == 1.0
     assert value(made, "outrider_request_duration_seconds_sum", route="chat") == pytest.approx(0.35)
     assert value(made, "outrider_first_content_seconds_sum", route="chat") == pytest.approx(0.21)
-    served = {
-        "gen_ai_operation_name": "chat",
-        "gen_ai_provider_name": "openai",
-        "gen_ai_response_model": "gpt-4o",
-    }
-    assert value(made, "gen_ai_client_operation_duration_seconds_count", **served) == 1.0
+    assert value(made, "gen_ai_client_operation_duration_seconds_count", **SERVED, error_type="") == 1.0
     first = "gen_ai_client_operation_time_to_first_chunk_seconds"
-    assert value(made, f"{first}_sum", **served) == pytest.approx(0.21)
-    assert value(made, "gen_ai_client_token_usage_sum", **served, gen_ai_token_type="input") == 100.0
-    assert value(made, "gen_ai_client_token_usage_sum", **served, gen_ai_token_type="output") == 20.0
-    calls = {"server_address": "openai", "http_response_status_code": "200"}
+    assert value(made, f"{first}_sum", **SERVED) == pytest.approx(0.21)
+    assert value(made, "gen_ai_client_token_usage_sum", **SERVED, gen_ai_token_type="input") == 100.0
+    assert value(made, "gen_ai_client_token_usage_sum", **SERVED, gen_ai_token_type="output") == 20.0
+    calls = {**CALLED, "http_response_status_code": "200", "error_type": ""}
     assert value(made, "http_client_request_duration_seconds_count", **calls) == 1.0
+
+
+def test_what_the_conventions_do_not_tell_apart_becomes_one_series() -> None:
+    made = metrics()
+    for endpoint, provider in (("chat", "openai"), ("messages", "us"), ("responses", "openai"), ("chat", "eu")):
+        made.take(record(endpoint=endpoint, served_by=provider, attempts=(attempt(provider=provider),)))
+    duration = "gen_ai_client_operation_duration_seconds"
+    assert value(made, f"{duration}_count", **SERVED, error_type="") == 3.0
+    assert value(made, f"{duration}_sum", **SERVED, error_type="") == pytest.approx(3 * 0.35)
+    assert value(made, f"{duration}_bucket", **SERVED, error_type="", le="0.64") == 3.0
+    elsewhere = {**SERVED, "server_address": "eu.api.openai.com"}
+    assert value(made, f"{duration}_count", **elsewhere, error_type="") == 1.0
+    made.take(record(endpoint="embeddings", served_by="gone"))  # of a configuration that is no longer in force
+    unknown = {"gen_ai_operation_name": "embeddings", "gen_ai_provider_name": "gone", "server_address": "gone"}
+    assert value(made, f"{duration}_count", **{**SERVED, **unknown, "server_port": ""}, error_type="") == 1.0
+
+
+def test_failures_are_told_by_their_class_and_leaving_is_none() -> None:
+    made = metrics()
+    failed = attempt(outcome="server_error", detail="server_error.502", status=502, won=False)
+    over = {"attempts": (failed,), "served_by": "", "served_model": "", "first_content_ms": None}
+    made.take(record(result="exhausted", error="server_error", **over))
+    made.take(record(result="client_cancelled", **over))
+    made.take(record(result="truncated"))
+    made.take(record(result="drained"))
+    duration = "gen_ai_client_operation_duration_seconds_count"
+    assert value(made, duration, **SERVED, error_type="server_error") == 1.0
+    assert value(made, duration, **SERVED, error_type="truncated") == 1.0
+    assert value(made, duration, **SERVED, error_type="") == 1.0
+    calls = {**CALLED, "http_response_status_code": "502", "error_type": "502"}
+    assert value(made, "http_client_request_duration_seconds_count", **calls) == 2.0
+
+
+def test_methods_are_bounded() -> None:
+    made = metrics()
+    for n in range(50):
+        made.take(record(method=f"BREW{n}"))
+    calls = {**CALLED, "http_request_method": "_OTHER", "http_response_status_code": "200", "error_type": ""}
+    assert value(made, "http_client_request_duration_seconds_count", **calls) == 50.0
+
+
+def test_what_answers_cost_is_counted_where_a_price_is_known() -> None:
+    made = metrics()
+    made.price = lambda provider, model: (2e-6, 8e-6) if provider == "openai" else None
+    for provider in ("openai", "openai", "eu"):
+        made.take(record(served_by=provider))
+    cost = {"route": "chat", "provider": "openai", "model": "gpt-4o"}
+    assert value(made, "outrider_cost_usd_total", **cost) == pytest.approx(2 * (100 * 2e-6 + 20 * 8e-6))
+    assert len([key for key in samples(made) if key[0] == "outrider_cost_usd_total"]) == 1
 
 
 def test_a_unary_answer_has_no_first_chunk() -> None:
@@ -116,7 +179,7 @@ def test_failovers_and_hedges_are_told_by_reason_and_result() -> None:
     assert value(made, "outrider_failovers_total", route="chat", reason="timeout") == 1.0
     assert value(made, "outrider_hedges_total", route="chat", result="won") == 1.0
     assert value(made, "outrider_attempts_total", provider="b", model="gpt-4o", kind="hedge", outcome="ok") == 1.0
-    lost = {"server_address": "openai", "http_response_status_code": ""}
+    lost = {**CALLED, "http_response_status_code": "", "error_type": "timeout"}
     assert value(made, "http_client_request_duration_seconds_count", **lost) == 1.0
 
 

@@ -1,0 +1,1 @@
+"""What outlives the process: the history in SQLite. Nobody on the way of a request waits for anything in here."""

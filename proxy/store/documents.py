@@ -1,0 +1,148 @@
+"""Documents in the store: JSON by kind and id, for what must outlive the process and is small enough for the memory.
+
+The owner of a document keeps it in memory and is right about it; here it is written after every change. Changes of one
+moment are committed together. While the store fails they are kept, the last one of each document, and tried again.
+
+A file can be replaced under us, by the store itself when it was broken. Therefore every run of the process leaves its
+mark in the file, in the transaction of its first change, and where the mark is missing everything is written anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+
+from proxy.store.faults import StoreError
+from proxy.store.sqlite import Store
+
+Document = Mapping[str, Any]
+Key = tuple[str, str]
+"""Kind and id."""
+MARK: Final = "run"
+"""Kind of the document by which a run knows its file again."""
+PAUSE_MIN_S: Final = 0.25
+PAUSE_MAX_S: Final = 5.0
+"""Between two tries while the store fails."""
+
+
+class Documents:
+    """All documents of one process. Owns the task that reads them at the start and writes them after."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        """`run`: a name that no other run of the process has."""
+        self._store = store
+        self._run = run
+        self._changes: dict[Key, bytes | None] = {}
+        self._flying: dict[Key, bytes | None] = {}
+        """What is being written."""
+        self._everything: list[Callable[[], Iterable[tuple[Key, Document]]]] = []
+        self._loaded: list[Callable[[Mapping[Key, Document]], None]] = []
+        self._dirty = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self.is_loaded = False
+
+    def follow(
+        self,
+        everything: Callable[[], Iterable[tuple[Key, Document]]],
+        loaded: Callable[[Mapping[Key, Document]], None],
+    ) -> None:
+        """An owner: `everything` tells its documents, `loaded` is told those of all owners once they were read."""
+        self._everything.append(everything)
+        self._loaded.append(loaded)
+
+    def put(self, kind: str, id: str, document: Document | None) -> None:
+        """Write a document soon; None deletes it."""
+        self._changes[kind, id] = None if document is None else orjson.dumps(document)
+        self._dirty.set()
+
+    @property
+    def pending(self) -> int:
+        """Changes that are not on disk."""
+        return len(self._flying) + len(self._changes)
+
+    def start(self) -> None:
+        """Read what is there, as soon as the store can, and then write changes."""
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def close(self, timeout_s: float = 1.0) -> None:
+        """Write the last changes, within the timeout."""
+        if self._task is not None:
+            self._task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.flush()
+
+    async def flush(self) -> bool:
+        """Commit all changes made so far; False: the store does not take them now, and they are kept."""
+        async with self._writing:
+            self._flying, self._changes = self._changes, {}
+            try:
+                await self._commit(self._flying)
+            except StoreError:
+                return False
+            else:
+                self._flying = {}
+                return True
+            finally:  # whatever stopped it: what is not known to be written is written again
+                self._flying, self._changes = {}, {**self._flying, **self._changes}
+
+    async def _commit(self, changes: Mapping[Key, bytes | None]) -> None:
+        if not changes or await self._store.write(lambda c: _apply(c, self._run, changes, is_whole=False)):
+            return
+        whole: dict[Key, bytes | None] = {
+            key: orjson.dumps(document) for tell in self._everything for key, document in tell()
+        }
+        whole.update(changes)
+        await self._store.write(lambda c: _apply(c, self._run, whole, is_whole=True))
+
+    async def _work(self) -> None:
+        pause_s = PAUSE_MIN_S
+        while True:
+            if not self.is_loaded:
+                done = await self._load()
+            else:
+                await self._dirty.wait()
+                self._dirty.clear()
+                done = await self.flush()
+            if not done:
+                self._dirty.set()
+                await asyncio.sleep(pause_s)
+            pause_s = PAUSE_MIN_S if done else min(PAUSE_MAX_S, 2 * pause_s)
+
+    async def _load(self) -> bool:
+        try:
+            found = await self._store.read(_all)
+        except StoreError:
+            return False
+        # What has changed in memory before the file was read is newer.
+        documents = {key: orjson.loads(body) for key, body in found if key not in self._changes and key[0] != MARK}
+        self.is_loaded = True
+        for loaded in self._loaded:
+            loaded(documents)
+        return True
+
+
+def _all(connection: sqlite3.Connection) -> list[tuple[Key, bytes]]:
+    rows = connection.execute("SELECT kind, id, body FROM documents").fetchall()
+    return [((kind, id), body) for kind, id, body in rows]
+
+
+def _apply(connection: sqlite3.Connection, run: str, changes: Mapping[Key, bytes | None], *, is_whole: bool) -> bool:
+    """Write `changes`; False: this file has no mark of ours, and nothing was written."""
+    mark = connection.execute("SELECT 1 FROM documents WHERE kind = ? AND id = ?", (MARK, run)).fetchone()
+    if mark is None and not is_whole:
+        return False
+    gone = [key for key, body in changes.items() if body is None]
+    kept = [(*key, body) for key, body in changes.items() if body is not None]
+    if mark is None:
+        connection.execute("DELETE FROM documents WHERE kind = ?", (MARK,))
+        kept.append((MARK, run, b"{}"))
+    connection.executemany("DELETE FROM documents WHERE kind = ? AND id = ?", gone)
+    connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", kept)
+    return True

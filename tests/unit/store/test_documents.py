@@ -1,0 +1,166 @@
+"""Documents outlive the process, whatever becomes of the file meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from proxy.store.documents import Documents, Key
+from proxy.store.sqlite import MEMORY, Store
+
+
+class Owner:
+    """Keeps documents in memory, as incidents and letters are kept."""
+
+    def __init__(self, documents: Documents) -> None:
+        self.own: dict[Key, Any] = {}
+        self.found: Mapping[Key, Any] | None = None
+        self._documents = documents
+        documents.follow(self._everything, self._loaded)
+
+    def put(self, id: str, document: Any) -> None:
+        self.own["k", id] = document
+        self._documents.put("k", id, document)
+
+    def delete(self, id: str) -> None:
+        del self.own["k", id]
+        self._documents.put("k", id, None)
+
+    def _everything(self) -> Iterator[tuple[Key, Any]]:
+        return iter(self.own.items())
+
+    def _loaded(self, found: Mapping[Key, Any]) -> None:
+        self.found = found
+        self.own = {**found, **self.own}
+
+
+@asynccontextmanager
+async def run(path: Path | str, name: str) -> AsyncIterator[tuple[Store, Documents, Owner]]:
+    """One run of the process; its end is a kill: nothing is written in leaving but what was flushed."""
+    store = Store(str(path))
+    documents = Documents(store, name)
+    owner = Owner(documents)
+    store.start()
+    documents.start()
+    try:
+        await until(lambda: documents.is_loaded)
+        yield store, documents, owner
+    finally:
+        await documents.close()
+        await store.close()
+
+
+async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def on_disk(path: Path) -> set[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return {row[0] for row in connection.execute("SELECT id FROM documents WHERE kind = 'k'")}
+    finally:
+        connection.close()
+
+
+async def test_what_was_flushed_is_found_by_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    async with run(path, "r1") as (_, documents, owner):
+        assert owner.found == {}
+        owner.put("a", {"n": 1})
+        owner.put("b", {"n": 2})
+        owner.put("a", {"n": 3})
+        owner.delete("b")
+        assert await documents.flush()
+        assert documents.pending == 0
+        assert on_disk(path) == {"a"}
+    async with run(path, "r2") as (_, documents, owner):
+        assert owner.found == {("k", "a"): {"n": 3}}
+        owner.delete("a")
+        assert await documents.flush()
+    async with run(path, "r3") as (_, _, owner):
+        assert owner.found == {}
+
+
+async def test_changes_of_one_moment_are_one_transaction(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    async with run(path, "r1") as (store, documents, owner):
+        owner.put("first", {})
+        await documents.flush()
+        before = store.written
+        for n in range(50):
+            owner.put(str(n), {"n": n})
+        await documents.flush()
+        assert store.written == before + 1
+
+
+async def test_a_change_is_written_without_anybody_asking(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    async with run(path, "r1") as (_, documents, owner):
+        owner.put("a", {})
+        await until(lambda: documents.pending == 0)
+        assert on_disk(path) == {"a"}
+
+
+async def test_a_locked_file_keeps_the_changes_in_memory_and_takes_them_later(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    async with run(path, "r1") as (store, documents, owner):
+        owner.put("a", {})
+        await documents.flush()
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        owner.put("b", {"n": 1})
+        assert await documents.flush() is False
+        owner.put("b", {"n": 2})
+        owner.put("c", {})
+        assert documents.pending == 2
+        lock.execute("ROLLBACK")
+        lock.close()
+        await until(lambda: documents.pending == 0)
+        assert on_disk(path) == {"a", "b", "c"}
+        assert store.trouble == ""
+    async with run(path, "r2") as (_, _, owner):
+        assert owner.found is not None
+        assert owner.found["k", "b"] == {"n": 2}, "the last word is kept, not the one that was tried first"
+
+
+async def test_a_file_that_was_replaced_gets_everything_again(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    async with run(path, "r1") as (_, documents, owner):
+        for id in ("a", "b", "c"):
+            owner.put(id, {})
+        await documents.flush()
+        for end in ("", "-wal", "-shm"):
+            (path.parent / (path.name + end)).unlink(missing_ok=True)
+        owner.delete("c")
+        await until(lambda: documents.pending == 0)
+        assert on_disk(path) == {"a", "b"}
+
+
+async def test_a_broken_file_gets_everything_again(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    async with run(path, "r1") as (store, documents, owner):
+        owner.put("a", {})
+        await documents.flush()
+        for end in ("-wal", "-shm"):
+            (path.parent / (path.name + end)).unlink(missing_ok=True)
+        new = tmp_path / "rubbish"
+        new.write_bytes(b"no database at all" * 1000)
+        os.replace(new, path)
+        owner.put("b", {})
+        await until(lambda: documents.pending == 0)
+        assert on_disk(path) == {"a", "b"}
+        assert store.set_aside == 1
+
+
+async def test_without_a_file_it_is_the_same(tmp_path: Path) -> None:
+    async with run(MEMORY, "r1") as (_, documents, owner):
+        owner.put("a", {})
+        assert await documents.flush()
+        assert owner.found == {}
