@@ -34,6 +34,7 @@ from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.listeners import Listeners
 from proxy.server.operations import Operations
 from proxy.server.reload import NEVER_RELOADED, Reloader, Source, never_changes
+from proxy.upstream.connector import Resolver
 from proxy.upstream.session import Upstreams
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class App:
         rng: Callable[[], float] = random.random,
         log: Log | None = None,
         source: Source | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
-        """`source`: where `config` was read from and may be read again; None: it came from no file."""
+        """`source`: where `config` was read from and may be read again; None: it came from no file. `resolver`: who
+        looks up the providers' names; None: the system."""
         self.config = config
         self._bound = config
         self._clock = clock
@@ -73,7 +76,7 @@ class App:
         self.bus.subscribe(self.log.take)
         self.bus.subscribe(self._note)
         self.cluster = Cluster(rng, self._tell, config.limits.max_targets)
-        self.upstreams = Upstreams(accounts_of(config, wall, self._identity_failed), clock, wall)
+        self.upstreams = Upstreams(accounts_of(config, wall, self._identity_failed), clock, wall, resolver)
         self.planner = Planner(config, secret)
         self.operations = Operations(
             config,

@@ -22,8 +22,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVEL = {
-    "cli": 8,
-    "app": 7, "sim": 7, "demo": 7, "drill": 7,
+    "cli": 9,
+    "sim": 8,  # a whole world: the app between the fakes of `demo`
+    "app": 7, "demo": 7, "drill": 7,
     "server": 6,
     "dispatch": 5,
     "config": 4, "upstream": 4, "store": 4, "observe": 4,

@@ -301,8 +301,10 @@ class Breaker:
         return Mark.WATCHED if self._detectors.slow.s >= H / 2 else Mark.NORMAL
 
     def may_lead(self, now: float, rng: Callable[[], float]) -> bool:
-        """Whether a request that prefers this target shall begin with it. A slow one gets a few, to find back."""
-        if self.mark(now) is not Mark.SLOW:
+        """Whether a request that prefers this target shall begin with it. A slow one gets a few, to find back.
+
+        While the circuit is open or half open its own time and leases say who may; the mark must not delay them."""
+        if self.mark(now) is not Mark.SLOW or self._base.state is not State.CLOSED:
             return True
         if self._now - self._last_probe_at < SLOW_PROBE_S and rng() >= SLOW_PROBE_SHARE:
             return False
