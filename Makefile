@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+SEED ?= 0
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -18,7 +19,7 @@ IMPORT := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test check bench score torture sdk image lock clean
+.PHONY: help install run test check bench score torture sim figures corpus fuzz sdk image lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,18 @@ score: install ## how well recordings are translated between all dialects; ARGS=
 torture: install sdk ## run the long tests with fresh random examples
 	$(PYTEST) -m torture --hypothesis-profile=torture -n 2 $(ARGS)
 
+sim: install ## one seeded world again, with its trace: make sim SEED=7 (ARGS=--quiet without)
+	$(BIN)/python -m tests.simulation.replay_seed $(SEED) $(ARGS)
+
+figures: install ## the figures of the literature and the claims of the field, as a table; ARGS='claim C6', ARGS=--short
+	$(BIN)/python -m tests.simulation.figures $(ARGS)
+
+corpus: install ## every case of the HTTP corpora: what the process did, and by which section of its RFC that is right
+	$(BIN)/python -m tests.fuzz.corpus
+
+fuzz: install .venv-fuzz/.installed ## coverage-guided fuzzing, a minute for each target; ARGS='sse -max_total_time=600' for one
+	PYTHONPATH=.venv-fuzz $(BIN)/python -m tests.fuzz.guided $(ARGS)
+
 sdk: .venv-sdk-old/.installed .venv-sdk-mid/.installed .venv/.imported ## install the older majors of the SDKs, for PYTHONPATH=.venv-sdk-old
 
 image: ## build the image with docker, podman or buildah; ARGS=images.example.com/outrider:0.1.0 names it
@@ -59,12 +72,13 @@ lock: .venv/.python ## write the lock files again; ARGS=--upgrade moves to newer
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; set -ex; \
 	$(LOCK) pyproject.toml --all-extras -o requirements.lock; \
 	$(LOCK) pyproject.toml --all-extras --group dev -c requirements.lock -o requirements-dev.lock; \
+	$(LOCK) --group fuzz -o requirements-fuzz.lock; \
 	$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock; \
 	$(LOCK) --group sdk-old -o requirements-sdk-old.lock; \
 	$(LOCK) --group sdk-mid -o requirements-sdk-mid.lock
 
 clean: ## remove everything that was generated, the virtual environments too
-	rm -rf .venv .venv-sdk-old .venv-sdk-mid .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-sdk-old .venv-sdk-mid .venv-fuzz .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find proxy tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
@@ -96,5 +110,11 @@ clean: ## remove everything that was generated, the virtual environments too
 	rm -rf $(@D)
 	$(INSTALL) --no-warn-conflicts --target $(@D) -r $<
 	@PYTHONPATH=$(@D) $(IMPORT) 'import openai, anthropic'
+	@printf '*\n' > $(@D)/.gitignore
+	@touch $@
+
+.venv-fuzz/.installed: requirements-fuzz.lock | .venv/.python
+	rm -rf $(@D)
+	$(INSTALL) --target $(@D) -r $<
 	@printf '*\n' > $(@D)/.gitignore
 	@touch $@

@@ -43,6 +43,8 @@ from proxy.server.listeners import Listeners
 from proxy.server.operations import Operations
 from proxy.server.reload import NEVER_RELOADED, Reloader, Report, Source, never_changes
 from proxy.server.status import PAGES, Front, Status
+from proxy.store.sqlite import Store
+from proxy.upstream.connector import Resolver
 from proxy.upstream.session import Upstreams
 
 if TYPE_CHECKING:
@@ -68,8 +70,11 @@ class App:
         rng: Callable[[], float] = random.random,
         log: Log | None = None,
         source: Source | None = None,
+        resolver: Resolver | None = None,
+        store: Store | None = None,
     ) -> None:
-        """`source`: where `config` was read from and may be read again; None: it came from no file."""
+        """`source`: where `config` was read from and may be read again; None: it came from no file. `resolver`: who
+        looks up the providers' names; None: the system. `store`: of the history; None: as `config` says."""
         self.config = config
         self._bound = config
         self._clock = clock
@@ -95,8 +100,9 @@ class App:
             log=self.log,
             metrics=self.metrics,
             run=prefix,
+            store=store,
         )
-        self.upstreams = Upstreams(accounts_of(config, wall, self._identity_failed), clock, wall)
+        self.upstreams = Upstreams(accounts_of(config, wall, self._identity_failed), clock, wall, resolver)
         self.planner = Planner(config, secret)
         self.operations = Operations(
             config,

@@ -1,4 +1,4 @@
-"""The command line: run, check, schema, explain, demo, drill, wait, shutdown.
+"""The command line: run, check, schema, explain, demo, drill, simulate, replay, wait, shutdown.
 
 Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration (EX_CONFIG of sysexits). Heavy rooms are imported by the
 command that needs them, so that `--version`, `wait` and `shutdown` start at once.
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy import __version__
+from proxy.sim.whatif import options
 
 if TYPE_CHECKING:
     from proxy.app import App
     from proxy.config.compiled import Config
     from proxy.config.load import Loaded
+    from proxy.sim.whatif.simulate import Run
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -144,6 +146,24 @@ def _parser() -> argparse.ArgumentParser:
     drill.add_argument("--model", default="", help="for the requests sent; default: one that the route knows")
     drill.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'")
     drill.add_argument("--json", action="store_true", help="print the whole report")
+
+    simulate = command(
+        "simulate",
+        "What callers would have seen: your configuration, some traffic, some outages, in virtual time.",
+        "outrider simulate --config config.yaml --rate 5 --for 4h --outage openai:hang,from=1h,for=2h",
+        _simulate,
+    )
+    replay = command(
+        "replay",
+        "What another configuration would have made of the requests that a sidecar has had.",
+        "outrider replay --config new.yaml history.sqlite",
+        _replay,
+    )
+    options.of_simulate(simulate)
+    options.of_replay(replay)
+    for made in (simulate, replay):
+        made.add_argument("--config", default=os.environ.get("OUTRIDER_CONFIG", CONFIG_DEFAULT), metavar="FILE")
+        options.of_both(made)
 
     for name, text, example, go in (
         ("wait", "Wait until a sidecar has started.", "outrider wait --timeout 30", _wait),
@@ -444,6 +464,58 @@ def _drill(args: argparse.Namespace) -> int:
                 + (f" - {route['why']}" if route["why"] else "")
             )
     return DONE if report["passed"] else FAILED
+
+
+# simulate, replay -----------------------------------------------------------------------------------------------------
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from proxy.sim.whatif import scenario
+    from proxy.sim.whatif.simulate import simulate
+
+    def run(config: Config) -> Run:
+        flags = options.spoken(args, dict(_headers(args.header)))
+        return simulate(config, scenario.read(args.scenario, flags), options.bar(sys.stderr))
+
+    return _what_if(args, run)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from proxy.sim.whatif import history
+    from proxy.sim.whatif.replay import replay
+
+    def run(config: Config) -> Run:
+        headers, seed = dict(_headers(args.header)), 1 if args.seed is None else args.seed
+        return replay(config, history.read(args.history), seed, headers, options.bar(sys.stderr))
+
+    return _what_if(args, run)
+
+
+def _what_if(args: argparse.Namespace, run: Callable[[Config], Run]) -> int:
+    """Run it under the configuration, and report."""
+    import orjson
+
+    from proxy.sim.whatif import picture, report
+    from proxy.sim.whatif.simulate import configured
+
+    config, problems = configured(args.config)
+    if config is None:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        return BAD_CONFIG
+    try:
+        made = run(config)
+        if args.html:
+            Path(args.html).write_text(picture.draw(made), encoding="utf-8")
+    except (OSError, ValueError) as error:  # everything wrong with what the user gave is a ValueError
+        print(f"outrider {args.command}: {error}", file=sys.stderr)
+        return USAGE
+    told = report.describe(made)
+    if args.format == "json":
+        print(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(report.render(told), end="")
+    return DONE
 
 
 # wait, shutdown -------------------------------------------------------------------------------------------------------

@@ -61,8 +61,10 @@ class Eyes:
         log: Log,
         metrics: Metrics,
         run: str,
+        store: Store | None = None,
     ) -> None:
-        """`upstreams`: those of the configuration in force. `run`: a name that no other run of the process has."""
+        """`upstreams`: those of the configuration in force. `run`: a name that no other run of the process has.
+        `store`: None for the one that `config` names."""
         self.config = config
         self._bus = bus
         self._clock = clock
@@ -72,7 +74,7 @@ class Eyes:
         self._prices: dict[tuple[str, str], tuple[float, float] | None] = {}
         self.rollup = Rollup(self._price)
         self.journal = Journal(Narration(self._cost, clock), self.rollup, wall, config.store.recent)
-        self.store = Store(
+        self.store = store or Store(
             config.store.path,
             queue_max=config.store.queue,
             retention_s=config.store.retention_days * 86_400.0,

@@ -22,8 +22,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LEVEL = {
-    "cli": 9,
-    "app": 8, "sim": 8, "demo": 8, "drill": 8,
+    "cli": 10,
+    "sim": 9,  # a whole world: the app between the fakes of `demo`
+    "app": 8, "demo": 8, "drill": 8,
     "eyes": 7,
     "server": 6,
     "dispatch": 5,

@@ -29,6 +29,7 @@ from proxy.config.compiled import Config
 from proxy.config.model_data import ModelData
 from proxy.config.names import Node, Problem, quoted, typed, walk
 from proxy.config.reading import Reading, ordered, way_to
+from proxy.config.schema import S
 from proxy.config.secrets import apply_overrides, expand_node, odd_variables
 from proxy.config.validate import Finding
 
@@ -94,6 +95,19 @@ def load_text(
 ) -> Loaded:
     """As `load_file` for text; `name` stands in the messages in place of the file's."""
     return _load(text.encode("utf-8", "surrogatepass"), name, env, flags or {}, clock)
+
+
+def load_section(content: bytes, name: str, kind: type[S]) -> tuple[S | None, tuple[Problem, ...]]:
+    """Another file in the manner of ours, without ``${...}``: its one section, or every error with its place."""
+    reading = Reading(name=name)
+    try:
+        reading.root = _tree(_decode(content, reading), reading, "")
+    except _Stop:
+        return None, tuple(ordered(reading.errors))
+    section, findings = schema.checked(_data(reading.root), kind)
+    for finding in findings:
+        reading.tell(finding, reading.errors)
+    return (None if reading.errors else section), tuple(ordered(reading.errors))
 
 
 def render_effective(config: Config) -> dict[str, Any]:
@@ -168,8 +182,8 @@ def _place(before: str) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def _tree(text: str, reading: Reading) -> Node:
-    """The tree of the only document."""
+def _tree(text: str, reading: Reading, least: str = "providers") -> Node:
+    """The tree of the only document. `least`: the section that no file can do without; empty: there is none."""
     grower = _Grower(reading)
     try:
         for event in yaml.parse(text, Loader=_PARSER):
@@ -184,10 +198,11 @@ def _tree(text: str, reading: Reading) -> Node:
         raise _Stop from None
     root = grower.root
     if root is None or (root.text is not None and root.plain and typed(root.text) is None):
-        reading.error(1, 1, "the file is empty; it needs at least providers")
+        reading.error(1, 1, "the file is empty" + f"; it needs at least {least}" * bool(least))
         raise _Stop
     if root.keys is None:
-        reading.error(root.line, root.column, "the file must be a mapping; its sections begin with 'providers:'")
+        begin = f"; its sections begin with '{least}:'" * bool(least)
+        reading.error(root.line, root.column, f"the file must be a mapping{begin}")
         raise _Stop
     root.line, root.column = 1, 1
     return root

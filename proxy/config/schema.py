@@ -11,7 +11,7 @@ The defaults stand beside the fields, and `BUILTIN`, the lowest layer of every p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
@@ -55,6 +55,8 @@ from proxy.config.validate import (
     whole,
     word,
 )
+
+S = TypeVar("S", bound=Section)
 
 
 def _listed(v: object) -> object:
@@ -427,20 +429,25 @@ class File(Section):
 
 def check(data: object) -> tuple[File | None, list[Finding]]:
     """Check a tree of plain values; either the file or at least one finding."""
+    return checked(data, File)
+
+
+def checked(data: object, kind: type[S]) -> tuple[S | None, list[Finding]]:
+    """As `check` for another kind of file in the same manner."""
     try:
-        return File.model_validate(data), []
+        return kind.model_validate(data), []
     except ValidationError as exc:
-        return None, [_finding(error) for error in exc.errors(include_url=False, include_input=False)]
+        return None, [_finding(error, kind) for error in exc.errors(include_url=False, include_input=False)]
 
 
-def _finding(error: Any) -> Finding:
+def _finding(error: Any, kind: type[Section] = File) -> Finding:
     """pydantic's error in our words; `loc` may end in marks of pydantic's own, which no file has as keys."""
     loc, context = error["loc"], error.get("ctx", {})
     match error["type"]:
         case "value_error" if isinstance(context["error"], Broken):
             return Finding(loc=loc, message=context["error"].must, hint=context["error"].hint, show=True)
         case "extra_forbidden":
-            allowed = sorted(_keys_at(loc[:-1]))
+            allowed = sorted(_keys_at(loc[:-1], kind))
             hint = names.did_you_mean(str(loc[-1]), allowed)
             return Finding(loc=loc, message=f"unknown key{hint or '; allowed: ' + ', '.join(allowed)}")
         case "missing":
@@ -452,15 +459,15 @@ def _finding(error: Any) -> Finding:
         case "too_long":
             return Finding(loc=loc, message=f"must have at most {context['max_length']} entries")
         case "dict_type" | "model_type" | "model_attributes_type":
-            keys = ", ".join(sorted(_keys_at(loc)))
+            keys = ", ".join(sorted(_keys_at(loc, kind)))
             name = "a model's name in quotes, or " if loc[2:3] == ("models",) and len(loc) == 4 else ""
             return Finding(loc=loc, message=f"must be {name}a mapping{' with keys ' * bool(keys)}{keys}", show=True)
     return Finding(loc=loc, message=error["msg"], show=True)
 
 
-def _keys_at(loc: Loc) -> tuple[str, ...]:
+def _keys_at(loc: Loc, kind: type[Section]) -> tuple[str, ...]:
     """The keys that may stand in the mapping at `loc`; none when it takes any."""
-    section: type[Section] = File
+    section = kind
     parts = iter(loc)
     for part in parts:
         if not isinstance(part, str) or part not in section.model_fields:

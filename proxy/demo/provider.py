@@ -344,6 +344,11 @@ class FakeProvider:
         """Start an answer. Its connection keeps it and cancels it when it closes; `stop` waits for it."""
         return asyncio.get_running_loop().create_task(answer.run())
 
+    @property
+    def crashes(self) -> tuple[BaseException, ...]:
+        """What answers and hooks died of."""
+        return tuple(self._crashes)
+
     def crashed(self, error: BaseException) -> None:
         """Keep what an answer died of, for `stop` to raise."""
         self._crashes.append(error)

@@ -61,7 +61,8 @@ class Seam:
         if self._is_inside(came):
             if not at_end:
                 return ""
-            if came and not sent.rstrip().endswith(came.rstrip()):
+            # Silence says that the answer was complete only where the target could see that it was its own answer.
+            if not (sent.rstrip().endswith(came.rstrip()) if came else self._exact):
                 self.unfit = True
             self.decided = not self.unfit
             return ""

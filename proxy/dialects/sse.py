@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import orjson
 
-_END: Final = re.compile(rb"(?:\r\n){2,}|\n{2,}|\r{2,}|\n\r\n|\r\n\n")
-"""A blank line and others of its kind behind it: a megabyte of them is one end, not half a million events."""
+_END: Final = re.compile(rb"(?:\r\n){2,}|\n{2,}|\r{2,}|\n\r\n|\r\n\n|\n\r{2,}|\n\r(?=[^\r\n])")
+"""A blank line and others of its kind behind it: a megabyte of them is one end, not half a million events. A CR behind
+a LF is a line of its own once it is known that no LF follows it."""
 _BLANK: Final = 3
 """Bytes at the end of a piece that may begin a blank line."""
 _LINE: Final = re.compile(rb"\r\n|\n|\r")

@@ -385,8 +385,9 @@ class Drive(Running):
         sent = recovery.read_back(self._kept, self._past, self._plan, self._outgoing, self._inbound.request_id)
         if sent is None:
             return None
-        spare = self._machine.take_over()
-        if spare is not None and self._pumps[spare].is_whole:
+        # A loser that was let run for the sake of its time alone has thrown its answer away: it can take nothing over.
+        spare = self._machine.take_over(lambda n: self._pumps[n].is_whole)
+        if spare is not None:
             self._join = recovery.spare_joiner(sent, self._where.endpoint)
             self._committed = self._pumps[spare]
             return await self._marked(self._committed)

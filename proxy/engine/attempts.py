@@ -260,11 +260,14 @@ class Attempts:
         """Losers of `first-success` are kept until the winner has ended, and take over when it breaks."""
         return self._plan.hedge.strategy == "first-success" and self.facts.stream
 
-    def take_over(self) -> int | None:
-        """The committed attempt broke: the attempt that goes on in its place, if a spare has shown content."""
+    def take_over(self, is_whole: Callable[[int], bool] = lambda n: True) -> int | None:
+        """The committed attempt broke: the attempt that goes on in its place, if a spare has shown content.
+
+        `is_whole`: whether an attempt's answer is still there from its beginning.
+        """
         for attempt in self.attempts:
             fine = attempt.outcome is None or attempt.outcome.group is Group.GOOD
-            if attempt is not self.committed and attempt.content_at is not None and fine:
+            if attempt is not self.committed and attempt.content_at is not None and fine and is_whole(attempt.n):
                 self.committed = attempt
                 return attempt.n
         return None

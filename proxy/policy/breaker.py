@@ -95,7 +95,6 @@ class Breaker:
         "_capped",
         "_detectors",
         "_due",
-        "_evidence",
         "_fail_line_s",
         "_forced",
         "_forced_until",
@@ -112,6 +111,7 @@ class Breaker:
         "_slow_line_s",
         "_store",
         "_u",
+        "evidence",
     )
 
     def __init__(
@@ -127,7 +127,7 @@ class Breaker:
         self._u = rng()
         self._now = now if math.isfinite(now) else -INF
         self._on_change = on_change
-        self._evidence = Evidence()
+        self.evidence = Evidence()
         self._store = Store()
         self._lines: list[tuple[float, int, int, Permit]] = []
         self._lines_max = _LINES_MIN
@@ -140,7 +140,7 @@ class Breaker:
         self._last_probe_at = -INF
         self._slow_line_s: float | None = None
         self._fail_line_s: float | None = None
-        self._base = TargetCircuit(resolve(settings), self._evidence, self._draw, self._moved)
+        self._base = TargetCircuit(resolve(settings), self.evidence, self._draw, self._moved)
         self._detectors = self._base.detectors
         self._leases = Leases(self._base)
         self._adopt()
@@ -225,7 +225,7 @@ class Breaker:
         return permit
 
     def _permit(self, grant: Grant | None) -> Permit:
-        evidence = self._evidence
+        evidence = self.evidence
         evidence.serial += 1
         return Permit(evidence.serial, self._base.generation, grant)
 
@@ -278,7 +278,7 @@ class Breaker:
         policy = resolve(self._settings, overlay)
         if policy == self._base.policy:
             return None
-        entry = self._store.entries.get(policy) or Entry(policy, self._evidence, self._same)
+        entry = self._store.entries.get(policy) or Entry(policy, self.evidence, self._same)
         entry.judge(self._base, self._detectors, now)
         return entry
 
@@ -301,8 +301,9 @@ class Breaker:
         return Mark.WATCHED if self._detectors.slow.s >= H / 2 else Mark.NORMAL
 
     def may_lead(self, now: float, rng: Callable[[], float]) -> bool:
-        """Whether a request that prefers this target shall begin with it. A slow one gets a few, to find back."""
-        if self.mark(now) is not Mark.SLOW:
+        """Whether a request that prefers this target shall begin with it. A slow one gets a few, to find back; while
+        the circuit is open or half open its own time and leases say who may, and the mark must not delay them."""
+        if self.mark(now) is not Mark.SLOW or self._base.state is not State.CLOSED:
             return True
         if self._now - self._last_probe_at < SLOW_PROBE_S and rng() >= SLOW_PROBE_SHARE:
             return False
@@ -328,7 +329,7 @@ class Breaker:
         if permit.released or permit.started_at < INF:
             raise RuntimeError("a permit is started once, and only if it was not released")
         permit.started_at = now
-        self._evidence.running[permit] = None
+        self.evidence.running[permit] = None
         line_s = slow_line_s if self._slow_line_s is None else self._slow_line_s
         if line_s is not None and 0.0 < line_s < INF:
             permit.slow_at = at = now + line_s
@@ -377,7 +378,7 @@ class Breaker:
         if permit.started_at == INF or permit.ended_at < INF:
             raise RuntimeError("an attempt ends once, and only if it was started")
         permit.ended_at = now
-        self._evidence.running.pop(permit, None)
+        self.evidence.running.pop(permit, None)
         cls = outcome.cls
         key = (cls, outcome.sub, outcome.status)
         if cls is Class.CANCELLED and self._owned(permit, outcome, now, allowance_s):
@@ -388,7 +389,7 @@ class Breaker:
         group = GROUP[key[0]]
         if group is Group.LOCAL:
             return
-        self._evidence.ended(permit, key, now)
+        self.evidence.ended(permit, key, now)
         if (group is Group.GOOD or group is Group.BAD) and self._base.counts(permit):
             self._base.weigh(permit, key, group is Group.BAD, now)
 
@@ -518,7 +519,7 @@ class Breaker:
     def probe_passed(self, now: float) -> None:
         """An active probe succeeded: an adaptive open time ends and trials are permitted; nothing closes by it."""
         now = self._tick(now)
-        self._evidence.probe_failed_at = -INF
+        self.evidence.probe_failed_at = -INF
         self._sync(now)
         for circuit in (self._base, *self._store.entries.values()):
             adaptive = circuit.policy.open_s is None or circuit.policy.trial
@@ -528,7 +529,7 @@ class Breaker:
     def probe_failed(self, now: float) -> None:
         """An active probe failed: a verdict for exclusions that are in force, nothing else."""
         now = self._tick(now)
-        self._evidence.probe_failed_at = now
+        self.evidence.probe_failed_at = now
         self._sync(now)
 
     # Settings and reports ---------------------------------------------------------------------------------------------
@@ -556,9 +557,9 @@ class Breaker:
         counting = isinstance(policy.rule, CountRule)
         self._slow_line_s = None if counting else policy.line_s
         self._fail_line_s = policy.line_s if counting and policy.monitor else None
-        running = self._evidence.running
+        running = self.evidence.running
         self._lines = [(p.slow_at, _SLOW, p.serial, p) for p in running if not p.slow and p.slow_at < INF]
-        for permit in (*self._evidence.history, *running):
+        for permit in (*self.evidence.history, *running):
             line = INF if self._fail_line_s is None else permit.started_at + self._fail_line_s
             permit.counted = permit.passed(line, self._now)
             if not permit.counted and line < INF and permit.ended_at == INF:
@@ -567,16 +568,12 @@ class Breaker:
         self._base.renew_tally()
         self._settle()
 
-    @property
-    def evidence(self) -> Evidence:
-        return self._evidence
-
     def view(self, now: float) -> dict[str, object]:
         """The target's circuit for reports. `counts`: outcomes by name over the last 120 s, local rejects left out."""
         now = self._tick(now)
         base, detectors = self._base, self._detectors
         counts: dict[str, int] = {}
-        for (cls, sub, _), count in self._evidence.ring.counts(now).items():
+        for (cls, sub, _), count in self.evidence.ring.counts(now).items():
             name = f"{cls}.{sub}" if sub else str(cls)
             counts[name] = counts.get(name, 0) + count
         state = self._visible()
@@ -591,7 +588,7 @@ class Breaker:
             "mark": self.mark(now),
             "S_err": detectors.err.s,
             "S_slow": detectors.slow.s,
-            "in_flight": len(self._evidence.running),
+            "in_flight": len(self.evidence.running),
             "leases": len(self._leases),
             "overlays": len(self._store.entries),
             "overlays_refused": self._store.refused,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from math import floor, log
 from typing import Final
 
@@ -128,11 +129,13 @@ class Histogram:
         cached = self._cache.get(q)
         if cached is not None and 0.0 <= now - cached[0] < _CACHE_S:
             return cached[1]
-        value = self._quantile(q)
-        self._cache[q] = (now, value)
-        if value is not None:
-            self._last[q] = value
-        return value
+        self._cache[q] = (now, None)
+        # All that are ever asked for, because counting is what costs and the next question comes at the same moment.
+        for each, value in self._quantiles(sorted(self._cache)):
+            self._cache[each] = (now, value)
+            if value is not None:
+                self._last[each] = value
+        return self._cache[q][1]
 
     def quantile_or_last(self, q: float, now: float) -> float | None:
         """As `quantile`; while that is unknown, the value it had last."""
@@ -144,19 +147,25 @@ class Histogram:
         counted: Counter[int] = Counter()
         for sub in self._ring:
             counted.update(sub)
-        return sorted(counted.items())
+        return [(code, counted[code]) for code in sorted(counted)]
 
-    def _quantile(self, q: float) -> float | None:
-        """Kaplan and Meier: `s` is the share that takes longer, `n` are the samples still at risk."""
+    def _quantiles(self, wanted: Sequence[float]) -> Iterator[tuple[float, float | None]]:
+        """(q, its value) for every q of `wanted`, which ascend.
+
+        Kaplan and Meier: `s` is the share that takes longer, `n` are the samples still at risk.
+        """
         n = self.count
         s = 1.0
+        found = 0
         for code, samples in self._counted():
             if not code & 1:
                 s *= 1.0 - samples / n
-                if s <= 1.0 - q + _EPSILON:
-                    return _upper_s(code)
+                while found < len(wanted) and s <= 1.0 - wanted[found] + _EPSILON:
+                    yield wanted[found], _upper_s(code)
+                    found += 1
             n -= samples
-        return None
+        for q in wanted[found:]:
+            yield q, None
 
     def expected_remaining_s(self, elapsed_s: float) -> float | None:
         """Mean further time of an attempt that has had no content for `elapsed_s` seconds.

@@ -11,6 +11,8 @@ aiohttp parses HTTP with llhttp in its strict mode, which is most of the work. W
 * **A trailer field leaks into the next request**: the parser keeps the last trailer of a chunked body and gives it to
   the following request of the connection as its first header. After a chunked body that did not end in a bare
   ``0 CRLF CRLF`` the connection is therefore not used again (`spoilt`).
+* **Bytes behind a request with ``Upgrade`` are lost** where they came in its segment, so that the rest of a request
+  could be taken for another one. The connection is not used again after such a request either.
 * **Slow heads.** A head that arrives in pieces starts one timer; a head that arrives whole costs nothing.
 * **Too many connections** are told so and closed, instead of being queued in the kernel.
 * **Refusals are JSON** in the caller's dialect, and the log has no traceback for each of them.
@@ -308,6 +310,9 @@ class Connection(RequestHandler):
         self.head_at = self.server.clock()
         self._head_since = 0.0
         newest, body = cast(RawRequestMessage, self._messages[-1][0]), self._newest
+        if any(getattr(message, "upgrade", False) for message, _ in list(self._messages)[queued:]):
+            # The parser loses what follows within the segment: half of a request, and its rest would look like one.
+            self.spoilt = True
         alone = len(self._messages) - queued == 1
         if not alone and any(getattr(message, "chunked", True) for message, _ in list(self._messages)[queued:-1]):
             # A trailer before a pipelined request has already leaked into it.
@@ -349,6 +354,8 @@ class Connection(RequestHandler):
             return
         if self._clean:
             self._partial += data
+        if not self._head_since and not data.strip(b"\r\n"):
+            return  # line ends between two requests begin no head
         if not self._head_since:
             self._head_since = self._loop.time()
             if self._head_timer is None:
@@ -384,6 +391,8 @@ class Connection(RequestHandler):
             if not self._messages:
                 self._messages.append(refused)
             return
+        if in_body and self._body_chunked and self._newest.is_eof():
+            self.spoilt = True  # a trailer of the body may have leaked into the request that was refused
         self._deaf = True
         self._seen = _sniff(whole)
         if not self._newest.is_eof():

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ IDLE_MAX: Final = 100
 
 AddrInfo = tuple[Any, ...]
 Lookup = Callable[[str, int], list[AddrInfo]]
+Start = Callable[[Callable[[], None], str], object]
+"""Has work done elsewhere, for the host that is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,14 @@ class Resolver:
     does not answer would keep a drained process alive for half a minute.
     """
 
-    def __init__(self, clock: Callable[[], float], lookup: Lookup | None = None) -> None:
-        """`lookup` blocks until it has the address infos of (host, port), or raises OSError; None: the system's."""
+    def __init__(self, clock: Callable[[], float], lookup: Lookup | None = None, start: Start | None = None) -> None:
+        """`lookup` blocks until it has the address infos of (host, port), or raises OSError; None: the system's.
+
+        `start`: where look-ups run; None: each in a thread of its own.
+        """
         self._clock = clock
         self._lookup = lookup or _lookup
+        self._start = start or _in_thread
         self._known: dict[tuple[str, int], tuple[float, list[AddrInfo]]] = {}
         self._running: dict[tuple[str, int], asyncio.Future[list[AddrInfo]]] = {}
 
@@ -78,11 +85,11 @@ class Resolver:
         if running is None:
             running = self._running[key] = asyncio.get_running_loop().create_future()
             running.add_done_callback(lambda done: self._store(key, done))
-            Thread(target=self._look_up, args=(host, port, running), name=f"dns {host}", daemon=True).start()
+            self._start(partial(self._look_up, host, port, running), host)
         return await asyncio.shield(running)
 
     def _look_up(self, host: str, port: int, answer: asyncio.Future[list[AddrInfo]]) -> None:
-        """Runs in a thread of its own."""
+        """Runs where `start` has it run."""
         try:
             found = self._lookup(host, port)
         except (OSError, UnicodeError) as error:
@@ -109,6 +116,10 @@ class Resolver:
         """Nobody waits any more; what still runs is forgotten."""
         for running in tuple(self._running.values()):
             running.cancel()
+
+
+def _in_thread(work: Callable[[], None], host: str) -> None:
+    Thread(target=work, name=f"dns {host}", daemon=True).start()
 
 
 def _lookup(host: str, port: int) -> list[AddrInfo]:

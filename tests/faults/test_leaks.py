@@ -31,6 +31,10 @@ OBJECTS_MORE = 6
 """So many more objects of one class are no leak: a log line on its way, a timer of the process."""
 MODELS = [f"m{number}" for number in range(12)]
 """Budgets are per model: with more than one, more hedges are paid for."""
+RECENT = 100
+"""Requests, and events, that the process remembers (`store.recent`, its least)."""
+REMEMBERED = {"RequestRecord": RECENT, "Entry": RECENT, "AttemptRecord": 64 * RECENT}
+"""Class -> most objects that the history in memory may hold; a request has 64 attempts at most."""
 RSS_MORE = 14 * 1024 * 1024
 """The histories of breakers fill meanwhile; a leak of one object per call would be found by its class."""
 PATIENT: dict[str, Any] = {
@@ -74,6 +78,8 @@ class Holding:
             allowed = OBJECTS_MORE + (max(0, self.idle - before.idle) if name in of_idle else 0)
             if name == "Permit":
                 allowed = HISTORY * self.objects["Breaker"]  # a breaker keeps the latest, and no more
+            if name in REMEMBERED:
+                was, allowed = 0, OBJECTS_MORE + REMEMBERED[name]
             if count > was + allowed:
                 out[name] = (was, count)
         return out
@@ -375,7 +381,7 @@ async def know_all_targets(stage: Scene, pair: Pair, phase: Phase) -> None:
 @pytest.mark.parametrize("aborted", [2_000, pytest.param(100_000, marks=pytest.mark.torture)])
 async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path, census: Path, aborted: int) -> None:
     pairs = [pair_of(name, phase) for name, phase in PHASES.items()]
-    async with scene(tmp_path, *pairs, headers={}) as stage:
+    async with scene(tmp_path, *pairs, headers={}, store={"recent": RECENT}) as stage:
         watch = Watch(stage, census)
         done = number = 0
         for name, phase in PHASES.items():
@@ -433,7 +439,7 @@ async def test_faults_leave_nothing_behind(tmp_path: Path, census: Path, positio
         )
     }
     sent = {**LIMITS, "X-Stream-Recovery": "continue"}
-    async with scene(tmp_path, *pairs.values(), x=0.1, headers=sent) as stage:
+    async with scene(tmp_path, *pairs.values(), x=0.1, headers=sent, store={"recent": RECENT}) as stage:
 
         async def walk(path: str, pair: Pair, at: tuple[int, ...]) -> None:
             for name, _, fault in cases(at):

@@ -285,6 +285,7 @@ def test_first_success_offers_a_spare_that_has_spoken_when_the_winner_breaks(spa
     story = stage.begin(hedged("a", "b", strategy="first-success"), script, stream=True)
     stage.run(until=7.0)
     assert (story.served, story.cancels) == ((1.5, "b"), [])
+    assert story.machine.take_over(lambda n: False) is None, "its answer has been thrown away"
     assert story.machine.take_over() == heir
     stage.feed(story, ClientGone("downstream"))  # what dispatch says when the request is over, whoever ended it
     assert story.cancels == [(7.0, 0, "downstream")]

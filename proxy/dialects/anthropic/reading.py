@@ -45,8 +45,7 @@ class MessagesReader(JsonEvents):
             return Verdict.CONTENT if spoken else Verdict.HOLD
         if kind == "content_block_start":
             block = event.get("content_block")
-            silent = isinstance(block, Mapping) and block.get("type") in ("text", "thinking") and not block.get("text")
-            return Verdict.HOLD if silent else Verdict.CONTENT
+            return Verdict.HOLD if _is_silent(block) else Verdict.CONTENT
         if kind == "message_delta":
             self._take(event)
             delta = event.get("delta")
@@ -66,7 +65,9 @@ class MessagesReader(JsonEvents):
     def answers(self, body: Mapping[str, Any]) -> bool:
         """Content blocks, or a stop reason that excuses their absence; a token count is an answer too."""
         self._take(body)
-        return bool(body.get("content")) or body.get("stop_reason") in _LEGITIMATE or "input_tokens" in body
+        content = body.get("content")
+        says = isinstance(content, list) and not all(map(_is_silent, content))
+        return says or body.get("stop_reason") in _LEGITIMATE or "input_tokens" in body
 
     def _take(self, holder: Mapping[str, Any]) -> None:
         """Usage is cumulative: later numbers replace earlier ones, missing ones do not."""
@@ -76,3 +77,10 @@ class MessagesReader(JsonEvents):
         before = self.usage or (0, 0)
         into, out = usage.get("input_tokens"), usage.get("output_tokens")
         self.usage = (into if isinstance(into, int) else before[0], out if isinstance(out, int) else before[1])
+
+
+def _is_silent(block: Any) -> bool:
+    """A block of text or of thought in which nothing stands."""
+    if not isinstance(block, Mapping) or block.get("type") not in ("text", "thinking"):
+        return False
+    return not block.get("text") and not block.get("thinking")

@@ -76,15 +76,12 @@ class ResponsesReader(JsonEvents):
             self.opened = event["response"]
         item = event.get("item")
         if kind in ("response.output_item.added", "response.output_item.done") and isinstance(item, Mapping):
-            silent = (
-                item.get("type") in ("message", "reasoning") and not item.get("content") and not item.get("summary")
-            )
-            return Verdict.HOLD if silent else Verdict.CONTENT
+            return Verdict.HOLD if _is_silent(item) else Verdict.CONTENT
         response = event.get("response")
         if kind in _ENDED and isinstance(response, Mapping):
             self._done = True
             self._take(response)
-            return Verdict.CONTENT if response.get("output") or kind == "response.incomplete" else Verdict.DONE
+            return Verdict.CONTENT if _says(response) or kind == "response.incomplete" else Verdict.DONE
         return Verdict.HOLD
 
     def fault_in(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -102,7 +99,7 @@ class ResponsesReader(JsonEvents):
     def answers(self, body: Mapping[str, Any]) -> bool:
         """Some output, or a status that excuses its absence."""
         self._take(body)
-        return bool(body.get("output")) or body.get("status") in ("incomplete", "queued", "in_progress", "cancelled")
+        return _says(body) or body.get("status") in ("incomplete", "queued", "in_progress", "cancelled")
 
     def _take(self, response: Mapping[str, Any]) -> None:
         usage = response.get("usage")
@@ -110,3 +107,21 @@ class ResponsesReader(JsonEvents):
             into, out = usage.get("input_tokens"), usage.get("output_tokens")
             if isinstance(into, int) and isinstance(out, int):
                 self.usage = (into, out)
+
+
+def _is_silent(item: Any) -> bool:
+    """A message or a thought in which nothing is said."""
+    if not isinstance(item, Mapping) or item.get("type") not in ("message", "reasoning") or item.get("summary"):
+        return False
+    content = item.get("content")
+    return not content or (isinstance(content, list) and all(map(_is_blank, content)))
+
+
+def _is_blank(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "output_text" and not part.get("text")
+
+
+def _says(response: Mapping[str, Any]) -> bool:
+    """Some output that is more than empty messages."""
+    output = response.get("output")
+    return isinstance(output, list) and not all(map(_is_silent, output))

@@ -61,6 +61,8 @@ def test_event(told: bytes | None, verdict: Verdict) -> None:
     [
         ({"type": "message", "content": [{"type": "text", "text": "a"}], "stop_reason": "end_turn"}, ""),
         ({"type": "message", "content": [], "stop_reason": "end_turn"}, "empty"),
+        ({"type": "message", "content": [{"type": "text", "text": ""}], "stop_reason": "end_turn"}, "empty"),
+        ({"type": "message", "content": [{"type": "tool_use", "name": "f"}], "stop_reason": "end_turn"}, ""),
         ({"type": "message", "content": [], "stop_reason": "refusal"}, ""),
         ({"type": "message", "content": [], "stop_reason": "max_tokens"}, ""),
         ({"type": "message", "content": [], "stop_reason": "stop_sequence"}, ""),

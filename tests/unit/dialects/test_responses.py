@@ -11,6 +11,7 @@ from proxy.dialects.responses import ResponsesReader
 from tests.unit.dialects import recorded
 
 OUTPUT = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
+SILENT = [{"type": "reasoning", "summary": []}, {"type": "message", "content": [{"type": "output_text", "text": ""}]}]
 
 
 def data(kind: str, **more: Any) -> bytes:
@@ -38,6 +39,7 @@ def event(kind: str, **more: Any) -> bytes:
         (data("response.reasoning_summary_text.delta", delta="hm"), Verdict.CONTENT),
         (data("response.completed", response={"output": []}), Verdict.DONE),
         (data("response.completed", response={"output": OUTPUT}), Verdict.CONTENT),
+        (data("response.completed", response={"output": SILENT}), Verdict.DONE),
         (data("response.incomplete", response={"output": []}), Verdict.CONTENT),
         (data("response.failed", response={"error": {"code": "server_error"}}), Verdict.ERROR),
         (data("response.failed", response={"error": None}), Verdict.ERROR),
@@ -60,6 +62,8 @@ def test_event(told: bytes | None, verdict: Verdict) -> None:
     [
         ({"object": "response", "status": "completed", "output": OUTPUT, "error": None}, ""),
         ({"object": "response", "status": "completed", "output": [], "error": None}, "empty"),
+        ({"object": "response", "status": "completed", "output": SILENT, "error": None}, "empty"),
+        ({"object": "response", "status": "completed", "output": [*SILENT, *OUTPUT], "error": None}, ""),
         ({"object": "response", "status": "incomplete", "output": [], "error": None}, ""),
         ({"object": "response", "status": "queued", "output": []}, ""),
         ({"object": "response", "status": "failed", "output": [], "error": {"code": "server_error"}}, "error"),

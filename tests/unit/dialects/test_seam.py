@@ -72,6 +72,16 @@ def test_a_target_that_has_nothing_to_add_completes_the_answer() -> None:
     assert joined(TEXT, words(50), 5) == (TEXT, False)
 
 
+@pytest.mark.parametrize(("exact", "unfit"), [(True, False), (False, True)])
+@pytest.mark.parametrize("came", ["", " \n"])
+def test_a_target_that_says_nothing_completes_only_what_it_takes_for_its_own(
+    came: str, exact: bool, unfit: bool
+) -> None:
+    """World seed 431: a stream was cut, the next target said nothing at all, and the torso passed for the whole."""
+    seam = Seam(words(0, 3), exact=exact)
+    assert (seam.feed(came) + seam.end(), seam.unfit) == ("", unfit)
+
+
 def test_text_is_let_through_at_once_when_the_case_is_decided() -> None:
     seam = Seam(words(0, 20), exact=False)
     assert seam.feed(words(20, 22)) == " " + words(20, 22)

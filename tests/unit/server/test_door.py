@@ -420,9 +420,10 @@ async def test_an_upgrade_is_ignored() -> None:
     ask = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with running(Echo()) as at, asyncio.timeout(5):
         reader, writer = await at.connect()
-        for _ in range(2):
-            writer.write(ask)
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.write(ask)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"Connection: close\r\n" in head
         writer.close()
 
 
