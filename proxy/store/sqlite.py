@@ -112,6 +112,8 @@ class Store:
         """Size of the database, free pages left out, as of the last look."""
         self._wall = wall
         self._jobs: deque[_Job] = deque()
+        self._in_hand = 0
+        """Jobs taken from the queue and not committed yet."""
         self._reads: deque[_Job] = deque()
         self._wake = threading.Event()
         self._urgent = threading.Event()
@@ -141,7 +143,8 @@ class Store:
 
     @property
     def queued(self) -> int:
-        return len(self._jobs)
+        """Jobs that are not committed."""
+        return len(self._jobs) + self._in_hand
 
     def submit(self, act: Callable[..., Any], *value: Any) -> bool:
         """Run ``act(connection, *value)`` in one of the next transactions; False: dropped, the queue is full."""
@@ -213,7 +216,7 @@ class Store:
             "state": "failing" if self.trouble else "ok",
             "trouble": self.trouble or None,
             "reason": self.reason or None,
-            "queued": len(self._jobs),
+            "queued": self.queued,
             "queue_max": self.queue_max,
             "written": self.written,
             "dropped": dict(self.dropped),
@@ -234,9 +237,11 @@ class Store:
                     break
             try:
                 batch = self._committed(batch)
+                self._in_hand = len(batch)
                 self._look_after()
             except (sqlite3.Error, OSError) as error:
                 batch = self._failed(error, batch)
+                self._in_hand = len(batch)
                 if self._is_closing:
                     self.dropped["closed"] += len(batch)
                     break
@@ -259,6 +264,7 @@ class Store:
         self._urgent.clear()
         batch: list[_Job] = []
         while self._jobs and len(batch) < BATCH_MAX:
+            self._in_hand += 1  # before it leaves the queue, so that nobody who counts misses it
             batch.append(self._jobs.popleft())
         return batch
 

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+# A stream of openai's that is collected looks into httpx, which must not be half imported by somebody else just then.
+import httpx  # noqa: F401
+
 from proxy.demo import shapes
 from proxy.demo.provider import FakeProvider
 from proxy.demo.script import ERROR_KINDS, Attempt, Fault

@@ -78,6 +78,8 @@ class Holding:
             allowed = OBJECTS_MORE + (max(0, self.idle - before.idle) if name in of_idle else 0)
             if name == "Permit":
                 allowed = HISTORY * self.objects["Breaker"]  # a breaker keeps the latest, and no more
+            if name in ("Watch", "Reading", "RouteHealth"):
+                was, allowed = 0, OBJECTS_MORE + self.objects["Breaker"]  # one of each target, or of each route
             if name in REMEMBERED:
                 was, allowed = 0, OBJECTS_MORE + REMEMBERED[name]
             if count > was + allowed:
@@ -139,6 +141,8 @@ def sockets_of(pid: int) -> int:
 def _busy(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """What is not 0 of all that must be 0 when nobody asks anything."""
     yield from ((key, status[key]) for key in ("held_bytes", "observer_failures", "requests_active") if status[key])
+    if status["store"]["queued"]:
+        yield "events that are not stored", status["store"]["queued"]
     for target in status["targets"]:
         circuit = target["circuit"]
         seen = {
