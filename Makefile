@@ -30,14 +30,14 @@ run: install ## start the proxy with config.example.yaml (without any key in the
 	$(BIN)/outrider run --config config.example.yaml $(ARGS)
 
 test: install sdk ## run the tests; ARGS='-k breaker' passes arguments on
-	$(PYTEST) -n 3 $(ARGS)
+	$(PYTEST) -n 4 --dist worksteal $(ARGS)
 
 check: install sdk ## formatting, lint, types, import rules, tests: exactly what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -n 3
+	$(PYTEST) -n 4 --dist worksteal
 
 bench: install ## the proxy beside the bare relay (and Envoy where it is installed); ARGS='--quick', '--profile'
 	$(BIN)/python -m tests.bench.run $(ARGS)

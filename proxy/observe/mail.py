@@ -5,16 +5,15 @@ The thread is a daemon, for the interpreter waits for all others when it ends, a
 
 from __future__ import annotations
 
-import asyncio
 import smtplib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate
-from threading import Thread
 from typing import Final, Literal
 
+from proxy.observe.threads import in_thread
 from proxy.policy import notice
 from proxy.policy.notice import Letter, Sent, Subscription
 
@@ -49,20 +48,7 @@ class Mailer:
         if smtp is None:
             return Sent(result="failed", reason="notify.smtp is not configured")
         message = compose(letter, to.email, smtp.sender, now)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Sent] = loop.create_future()
-
-        def tell(sent: Sent) -> None:
-            if not answer.done():
-                answer.set_result(sent)
-
-        def run() -> None:
-            sent = _hand_in(smtp, message, self._tls)
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(tell, sent)
-
-        Thread(target=run, name="notify mail", daemon=True).start()
-        return await answer
+        return await in_thread(lambda: _hand_in(smtp, message, self._tls), "notify mail")
 
 
 def compose(letter: Letter, to: str, sender: str, now: float) -> EmailMessage:

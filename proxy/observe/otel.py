@@ -10,8 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
@@ -23,6 +21,7 @@ from proxy.observe import exposition
 from proxy.observe.logs import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.peer import Peer
+from proxy.observe.threads import in_thread
 from proxy.observe.traces import Traces
 
 if TYPE_CHECKING:
@@ -138,22 +137,6 @@ class Exports:
             acts.append(self._traces.close)
         if self._meters is not None:
             acts.append(self._meters.shutdown)
-        ends = [_in_thread(act) for act in acts]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                for end in ends:
-                    await end.wait()
+        if acts:
+            await asyncio.wait([in_thread(act, "telemetry close") for act in acts], timeout=CLOSE_S)
         self._logger.removeHandler(self._complaints)
-
-
-def _in_thread(act: Callable[[], None]) -> asyncio.Event:
-    """Run `act` in a thread that nobody has to wait for; the event is set when it is done."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def run() -> None:
-        act()
-        with suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(done.set)
-
-    Thread(target=run, name="telemetry-close", daemon=True).start()
-    return done

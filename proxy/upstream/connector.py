@@ -30,6 +30,7 @@ IDLE_MAX: Final = 100
 
 AddrInfo = tuple[Any, ...]
 Lookup = Callable[[str, int], list[AddrInfo]]
+"""Address infos of (host, port), as of `socket.getaddrinfo`; blocks."""
 Start = Callable[[Callable[[], None], str], object]
 """Has work done elsewhere, for the host that is named."""
 

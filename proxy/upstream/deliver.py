@@ -10,14 +10,14 @@ deliver anything.
 
 from __future__ import annotations
 
-import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.policy.addresses import is_public
 from proxy.policy.notice import Sent
+from proxy.upstream.connector import Lookup, Resolver
 
 if TYPE_CHECKING:
     import aiohttp
@@ -31,9 +31,6 @@ TIMEOUT_S: Final = 10.0
 """Of one call, look-up and connection included."""
 BUSY: Final = frozenset({408, 425, 429, *range(500, 600)})
 """Statuses of a receiver that cannot take anything at present."""
-
-Lookup = Callable[[str, int], list[Any]]
-"""Address infos of (host, port), as of `socket.getaddrinfo`; blocks."""
 
 
 class Forbidden(OSError):
@@ -52,12 +49,13 @@ class Courier:
 
     def __init__(self, lookup: Lookup | None = None) -> None:
         """`lookup`: None for the system's."""
-        self._lookup = lookup or _lookup
+        self._resolver = Resolver(time.monotonic, lookup)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def addresses(self, host: str, port: int) -> list[Any]:
         """Address infos of `host`, every one of them public; raises `Forbidden`, or OSError when it has none."""
-        infos = await _in_thread(lambda: self._lookup(host, port))
+        infos = await self._resolver.resolve(host, port)
+        self._resolver.forget(host, port)
         for info in infos:
             if not is_public(str(info[4][0])):
                 raise Forbidden("it leads to an address that is not on the public internet")
@@ -114,6 +112,7 @@ class Courier:
 
     async def close(self) -> None:
         """End all connections."""
+        self._resolver.close()
         sessions = tuple(self._sessions.values())
         self._sessions.clear()
         for session in sessions:
@@ -162,34 +161,3 @@ def _resolver(addresses: Callable[[str, int], Awaitable[list[Any]]]) -> Any:
             return
 
     return Guarded()
-
-
-def _lookup(host: str, port: int) -> list[Any]:
-    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
-
-
-async def _in_thread(look_up: Callable[[], list[Any]]) -> list[Any]:
-    """In a daemon thread: the interpreter waits for a pool's threads when it ends, and a resolver may hang."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Any]] = loop.create_future()
-
-    def tell(value: list[Any] | None, error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(value or [])
-
-    def run() -> None:
-        value: list[Any] | None = None
-        failed: Exception | None = None
-        try:
-            value = look_up()
-        except (OSError, UnicodeError) as error:
-            failed = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(tell, value, failed)
-
-    Thread(target=run, name="notify dns", daemon=True).start()
-    return await answer

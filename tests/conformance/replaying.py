@@ -10,10 +10,9 @@ import asyncio
 import json
 import random
 import re
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import aiohttp
 
 from tests.conformance.score.records import Record
+from tests.conformance.upstream import Upstream
 from tests.e2e.harness import Sidecar, config
 
 CALLERS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
@@ -77,43 +77,20 @@ class Play:
     times: int = 0
 
 
-class Upstream:
-    """Writes what a case says; keeps the connection when it may."""
+class Replayer(Upstream):
+    """Writes what a case says."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.plays: dict[str, Play] = {}
-        self.url = ""
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 22)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield
-        finally:
-            server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await self._one(reader, writer):
-                pass
-        writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        length = re.search(r"(?i)\r\ncontent-length: (\d+)", head)
-        body = await reader.readexactly(int(length[1]) if length else 0)
+    def answer(self, head: str, body: bytes) -> tuple[Sequence[bytes], bool]:
         case = re.search(r"sk-case-(\d+)", head)
         assert case is not None, f"no key in {head}"
         play = self.plays[case[1]]
         play.path, play.head, play.body = head.split(" ")[1], head, body
         play.times += 1
-        for piece in play.pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)
-        return not play.closes
+        return play.pieces, play.closes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +138,7 @@ class Tally:
 class Desk:
     """Sends cases through the process and keeps the tally."""
 
-    def __init__(self, sidecar: Sidecar, upstream: Upstream) -> None:
+    def __init__(self, sidecar: Sidecar, upstream: Replayer) -> None:
         self.sidecar = sidecar
         self.upstream = upstream
         self.tally = Tally()
@@ -223,7 +200,7 @@ class Desk:
 
 @asynccontextmanager
 async def desk(folder: Path) -> AsyncIterator[Desk]:
-    upstream = Upstream()
+    upstream = Replayer()
     async with upstream.running():
         tree = config({}, defaults={"hedging": {"rescue_after_s": 0}, "stream_recovery": "error"})
         tree["providers"] = {

@@ -13,9 +13,8 @@ import csv
 import json
 import random
 import re
-import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.conformance.upstream import Upstream
 from tests.data import body, need, rows
 from tests.e2e.harness import Answer, Sidecar, config
 
@@ -41,44 +41,20 @@ ORDINARY = (
 Pieces = Sequence[bytes]
 
 
-class Upstream:
-    """Answers a request with the bytes that its ``X-Case`` header names; keeps the connection when it may."""
+class Cases(Upstream):
+    """Answers a request with the bytes that its ``X-Case`` header names."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.cases: dict[str, tuple[Pieces, bool]] = {}
         """Raw pieces to write, one at a time, and whether to close the connection behind them."""
-        self.url = ""
         self.asked = 0
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 22)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield
-        finally:
-            server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await self._one(reader, writer):
-                pass
-        writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        length = re.search(r"(?i)\r\ncontent-length: (\d+)", head)
-        await reader.readexactly(int(length[1]) if length else 0)
+    def answer(self, head: str, body: bytes) -> tuple[Pieces, bool]:
         case = re.search(r"(?i)\r\nx-case: ([^\r]+)", head)
         assert case is not None
         self.asked += 1
-        pieces, closes = self.cases.get(case[1], ([ordinary(case[1])], False))
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)
-        return not closes
+        return self.cases.get(case[1], ([ordinary(case[1])], False))
 
 
 def ordinary(nonce: str) -> bytes:
@@ -117,8 +93,8 @@ def framed(record: dict[str, Any], pieces: Pieces) -> list[bytes]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[tuple[Sidecar, Upstream]]:
-    upstream = Upstream()
+async def stage(tmp_path: Path) -> AsyncIterator[tuple[Sidecar, Cases]]:
+    upstream = Cases()
     async with upstream.running():
         tree = config(
             {"p": upstream.url},
@@ -236,7 +212,7 @@ def cuts(record: dict[str, Any], n: int, everything: bool) -> dict[str, Pieces]:
     return ways
 
 
-async def replay(everything: bool, sidecar: Sidecar, upstream: Upstream) -> dict[str, int]:
+async def replay(everything: bool, sidecar: Sidecar, upstream: Cases) -> dict[str, int]:
     done = {"unary": 0, "stream": 0, "error": 0, "faulty": 0, "ways": 0}
     work: list[Coroutine[Any, Any, None]] = []
     for n, record in enumerate(records(chosen(everything))):
@@ -299,7 +275,7 @@ def check_faulty(case: str, really: bytes, got: Answer) -> None:
     assert b"[DONE]" not in got.body, case
 
 
-async def test_recorded_answers_pass_unchanged(stage: tuple[Sidecar, Upstream]) -> None:
+async def test_recorded_answers_pass_unchanged(stage: tuple[Sidecar, Cases]) -> None:
     done = await replay(False, *stage)
     assert done["unary"] >= 40, done
     assert done["stream"] >= 30, done
@@ -308,7 +284,7 @@ async def test_recorded_answers_pass_unchanged(stage: tuple[Sidecar, Upstream]) 
 
 
 @pytest.mark.torture
-async def test_all_recorded_answers_pass_unchanged(stage: tuple[Sidecar, Upstream]) -> None:
+async def test_all_recorded_answers_pass_unchanged(stage: tuple[Sidecar, Cases]) -> None:
     done = await replay(True, *stage)
     assert sum(done.values()) - done["ways"] > 2_000, done
 
@@ -328,7 +304,7 @@ async def check_next(sidecar: Sidecar, nonce: str) -> None:
 
 @pytest.mark.parametrize("closes", [True, False])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_llhttp_answers_never_leak_or_hang(stage: tuple[Sidecar, Upstream], stream: bool, closes: bool) -> None:
+async def test_llhttp_answers_never_leak_or_hang(stage: tuple[Sidecar, Cases], stream: bool, closes: bool) -> None:
     """Misbehaving HTTP as the upstream's answer: some end for every one, and the next answer is clean."""
     sidecar, upstream = stage
     cases = [row for row in rows("http/llhttp_cases.jsonl") if "response" in row["meta"].get("type", "")]
@@ -353,7 +329,7 @@ def as_event(data: bytes) -> bytes:
     return good + b"data: " + data + b"\n\n" + last
 
 
-async def test_json_corpus_as_answers(stage: tuple[Sidecar, Upstream]) -> None:
+async def test_json_corpus_as_answers(stage: tuple[Sidecar, Cases]) -> None:
     """Odd JSON as a whole body, as the first event and as a later one: an answer or a clear 502, and never a hang."""
     sidecar, upstream = stage
     cases = [(row["name"], base64.b64decode(row["b64"])) for row in rows("http/json_parsing.jsonl")]

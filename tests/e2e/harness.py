@@ -88,8 +88,12 @@ class Sidecar:
         )
         ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(ready))
-        async with asyncio.timeout(20):
-            line = await ready
+        try:
+            async with asyncio.timeout(20):
+                line = await ready
+        except BaseException:
+            await self.__aexit__(None, None, None)  # nobody else ends a process that was never handed over
+            raise
         self.ready_s = time.monotonic() - started
         self.data_port, self.admin_port = line["data_port"], line["admin_port"]
         self._session = aiohttp.ClientSession(

@@ -104,7 +104,7 @@ async def test_S30_the_caller_leaves_in_every_phase_of_a_recovery(tmp_path: Path
     async with scene(tmp_path, *pairs.values(), headers={}) as stage:
 
         async def walk(pair: Pair, phase: Phase) -> None:
-            left = await leave_together(stage, pair, phase, 3, "gpt-4o")
+            left = await leave_together(stage, pair, phase, 3, "gpt-4o", patience_s=9.0)
             for attempt in (each for provider in pair.providers for each in provider.attempts):
                 if attempt.ended in ("complete", "closed"):
                     continue  # that one broke as it was told to, before its caller left

@@ -304,10 +304,12 @@ def wire_of(pair: Pair, phase: Phase, model: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def leave_together(stage: Scene, pair: Pair, phase: Phase, count: int, model: str) -> float:
+async def leave_together(
+    stage: Scene, pair: Pair, phase: Phase, count: int, model: str, patience_s: float = 0.3
+) -> float:
     """So many callers ask, come as far as the phase says, and leave at once; when they left, on the loop's clock.
 
-    Returns when every attempt of theirs has ended.
+    Returns when every attempt of theirs has ended. `patience_s`: how long hedges are waited for, see `hedged`.
     """
     loop = asyncio.get_running_loop()
     wire, port = wire_of(pair, phase, model), stage.sidecar.data_port
@@ -322,11 +324,14 @@ async def leave_together(stage: Scene, pair: Pair, phase: Phase, count: int, mod
         spoke = not phase.f_speaks or all(attempt.first_word_at is not None for attempt in pair.f.attempts)
         return spoke and pair.f.attempts_total >= began[1] + count * phase.f_calls
 
+    def all_came() -> bool:
+        return all_at_f() and pair.p.attempts_total >= began[0] + count
+
     try:
         async with asyncio.timeout(10):
             await asyncio.gather(*(caller.reached for caller in callers))
             if phase.headers:
-                await hedged(pair, sum(began) + count, lambda: all_at_f() and pair.p.attempts_total >= began[0] + count)
+                await hedged(pair, sum(began) + count, all_came, patience_s)
             else:
                 await pair.p.wait(lambda: pair.p.attempts_total >= began[0] + count)
                 await pair.f.wait(lambda: not phase.at_f or all_at_f())
@@ -342,10 +347,10 @@ async def leave_together(stage: Scene, pair: Pair, phase: Phase, count: int, mod
     return left
 
 
-async def hedged(pair: Pair, calls: int, all_came: Callable[[], bool]) -> None:
-    """Wait for the first attempts, and a moment for the second ones: those whose caller left have spent the budgets of
-    their targets, and where all has become slow none is sent."""
-    until = asyncio.get_running_loop().time() + 0.3
+async def hedged(pair: Pair, calls: int, all_came: Callable[[], bool], patience_s: float) -> None:
+    """Wait for the first attempts, and a moment for the second ones: of many callers, those who left have spent the
+    budgets of their targets, and where all has become slow none is sent."""
+    until = asyncio.get_running_loop().time() + patience_s
     while pair.p.attempts_total + pair.f.attempts_total < calls:
         await asyncio.sleep(0.005)
     while not all_came() and asyncio.get_running_loop().time() < until:

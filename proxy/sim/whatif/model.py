@@ -38,6 +38,7 @@ from proxy.engine.messages import (
     Timer,
 )
 from proxy.engine.plan import Plan
+from proxy.policy.latency import size_bucket
 
 EPOCH_S: Final = 1000.0
 """Monotonic time at which a run begins: not 0, so that "never" and "at the beginning" stay apart."""
@@ -234,11 +235,10 @@ class Model:
         flow = call.flow
         plan = flow.planned.plan
         streams = flow.stream or flow.streams_upstream
-        bucket = 0 if call.prompt_tokens < 2048 else min(3, (call.prompt_tokens.bit_length() - 9) // 3)
         facts = Facts(
             stream=streams,
             whole=flow.streams_upstream,
-            key=(streams, bucket),
+            key=(streams, size_bucket(4 * call.prompt_tokens)),
             prompt_tokens=call.prompt_tokens,
             output_limit=call.output_tokens,
         )
