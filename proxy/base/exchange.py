@@ -59,6 +59,10 @@ class Sink(Protocol):
         """
         ...
 
+    def forward(self, data: bytes, begin: int) -> bool:
+        """`push` what stands between `begin` and the last two bytes; the whole of `data` is that as one chunk."""
+        ...
+
     async def end(self) -> None:
         """Close the streamed answer properly. Raises as `write` does."""
         ...

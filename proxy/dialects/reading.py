@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import orjson
 
 from proxy.dialects import sse
+
+LESSONS_MAX: Final = 8
+"""So many events of an answer are remembered, one in the place of the other, before it is clear that each is new in
+more than its text (a number, padding)."""
 
 
 class Verdict(Enum):
@@ -44,6 +48,9 @@ class Reader(Protocol):
 
     def is_plain(self, piece: bytes) -> bool:
         """Whether `piece` (whole events) is one sound event from the middle of the answer: nothing `scan` looks for."""
+
+    def is_another(self, data: bytes, begin: int, end: int) -> bool:
+        """Whether `data` between `begin` and `end` is one whole event, and `is_plain`."""
 
     def scan(self, piece: bytes) -> int:
         """Cheap look at whole events after the first content.
@@ -99,13 +106,18 @@ class JsonEvents:
     DONES: ClassVar[tuple[bytes, ...]] = ()
     """Byte patterns of the end marker, which stand at the beginning of a line."""
     USAGES: ClassVar[tuple[bytes, ...]] = (b'"usage":{', b'"usage": {')
+    WORD: ClassVar[bytes] = b""
+    """Key of the text that is new in every event, its opening quote included; empty: more than a text is new."""
 
-    __slots__ = ("_done", "_finished", "_needed", "error", "usage")
+    __slots__ = ("_after", "_before", "_done", "_finished", "_lessons", "_needed", "error", "usage")
 
     def __init__(self, needed: int = 1) -> None:
         self._needed = needed
         self._finished = 0
         self._done = False
+        self._before = self._after = b""
+        """What stands around the text of the latest plain event; empty: unknown."""
+        self._lessons = LESSONS_MAX if self.WORD else 0
         self.error: Mapping[str, Any] | None = None
         self.usage: tuple[int, int] | None = None
 
@@ -151,7 +163,32 @@ class JsonEvents:
     def is_plain(self, piece: bytes) -> bool:
         """See `Reader`. To look into one parsed event costs less than to search its bytes for every pattern."""
         event = sse.single(piece)
-        return event is not None and "error" not in event and self.goes_on(event)
+        if event is None or "error" in event or not self.goes_on(event):
+            return False
+        if self._lessons:
+            self._learn(piece)
+        return True
+
+    def is_another(self, data: bytes, begin: int, end: int) -> bool:
+        """See `Reader`. To see that only the text is new costs less than to parse the event."""
+        at, till = begin + len(self._before), end - len(self._after)
+        if (
+            begin < at <= till
+            and data.startswith(self._before, begin)
+            and data.endswith(self._after, till, end)
+            and isinstance(loads(b'"%b"' % data[at:till]), str)
+        ):
+            return True
+        return data.endswith(b"\n\n", begin, end) and self.is_plain(data[begin:end])
+
+    def _learn(self, event: bytes) -> None:
+        """Remember a plain event without its text. What stands around a text without any escape, around another text
+        that is sound is the same event, and as plain."""
+        self._lessons -= 1
+        at = event.find(self.WORD) + len(self.WORD)
+        end = event.find(b'"', at)
+        if at >= len(self.WORD) and b"\\" not in event[at:end]:
+            self._before, self._after = event[:at], event[end:]
 
     def scan(self, piece: bytes) -> int:
         """See `Reader`."""

@@ -318,8 +318,10 @@ class Drive(Running):
                 break
             else:
                 self._flows = self._join is None
-                await self._wait()
-                self._flows = False
+                try:
+                    await self._wait()
+                finally:
+                    self._flows = False
                 if self._is_full:
                     self._is_full = False
                     await sink.write(b"")
@@ -329,8 +331,8 @@ class Drive(Running):
     def readable(self, n: int) -> None:
         """See `Running`. While the relay waits for the next piece, it is sent on at once: a future, a turn of the loop
         and a step of the task for each piece would cost as much as all that is done with it."""
-        waiter, pump = self._waiter, self._pumps[n]
-        if not self._flows or pump is not self._committed or waiter is None or waiter.done():
+        pump = self._pumps[n]
+        if not self._flows or pump is not self._committed:
             super().readable(n)
             return
         if pump.is_complete():
@@ -339,12 +341,32 @@ class Drive(Running):
         if self._kept is not None:
             self._kept.add(piece)
         try:
-            self._is_full = not self._sink.push(piece)
+            if not self._sink.push(piece):
+                self._fill()
         except ConnectionError as error:
             self.crashed(error)  # the task ends as it does when it finds this itself
-            return
-        if self._is_full:
-            self._wake()
+
+    def forwards(self, n: int, data: bytes, begin: int) -> bool:
+        """See `upstream.pump.Driver`."""
+        if not self._flows or self._pumps[n] is not self._committed:
+            return False
+        if self._kept is not None:
+            self._kept.add(data[begin:-2])
+        try:
+            if not self._sink.forward(data, begin):
+                self._fill()
+        except ConnectionError as error:
+            self.crashed(error)  # the task ends as it does when it finds this itself
+        return True
+
+    def _fill(self) -> None:
+        """Have the relay wait before anything else is sent."""
+        self._is_full = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._flows = False
+        super()._wake()
 
     async def _end(self, pump: Pump) -> Pump | None:
         """The proper end of a stream; else whoever goes on with it; else an honest error and no success marker."""

@@ -308,6 +308,10 @@ class Running:
         elif pump.out_size > self._plan.stream.hold_bytes:
             self.full(n)
 
+    def forwards(self, n: int, data: bytes, begin: int) -> bool:
+        """See `upstream.pump.Driver`."""
+        return False
+
     # The one timer ----------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:

@@ -277,6 +277,16 @@ class Reply:
         self._put(frame)
         return not self._connection.writing_paused
 
+    def forward(self, data: bytes, begin: int) -> bool:
+        if self._state != _STREAM or not self._chunked or self._head:
+            return self.push(data[begin:-2])
+        connection = self._connection
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the caller has gone")
+        transport.write(data)
+        return not connection.writing_paused
+
     async def upgrade(self, socket: Any) -> None:
         """Hand the connection over to one of aiohttp's `WebSocketResponse`, which writes from here on.
 

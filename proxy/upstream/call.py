@@ -34,6 +34,9 @@ class Answer(Protocol):
 
     def head(self, status: int, headers: Headers) -> None: ...
     def data(self, piece: bytes) -> None: ...
+    def chunk(self, data: bytes, begin: int) -> None:
+        """See `Receiver.on_chunk`."""
+
     def end(self) -> None: ...
     def is_complete(self) -> bool:
         """All that matters has come, although the connection has not said so yet."""
@@ -235,6 +238,13 @@ class Call:
         self.last_byte = self._clock()
         try:
             self._answer.data(data)
+        except Exception as error:  # the border between the transport and the request
+            self._answer.crashed(error)
+
+    def on_chunk(self, data: bytes, begin: int) -> None:
+        self.last_byte = self._clock()
+        try:
+            self._answer.chunk(data, begin)
         except Exception as error:  # the border between the transport and the request
             self._answer.crashed(error)
 

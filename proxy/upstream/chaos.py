@@ -92,6 +92,9 @@ class FaultyCall(Call):
         if self._fault.after == "content" and not self._done and self.content_at is not None and not self.ended:
             self._fall_silent()
 
+    def on_chunk(self, data: bytes, begin: int) -> None:
+        self.on_data(data[begin:-2])
+
     def on_end(self) -> None:
         if self._silent:
             self._ended_early = True

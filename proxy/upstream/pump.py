@@ -45,6 +45,10 @@ class Driver(Protocol):
     def full(self, n: int) -> None: ...
     def finished(self, n: int, outcome: Outcome) -> None: ...
     def readable(self, n: int) -> None: ...
+    def forwards(self, n: int, data: bytes, begin: int) -> bool:
+        """Send a chunk (see `wire.Receiver`) on at once, when nothing stands before it; False: its content has to wait
+        in `Pump.out`."""
+
     def crashed(self, error: Exception) -> None: ...
 
 
@@ -70,6 +74,7 @@ class Pump:
         "_buffer",
         "_decoder",
         "_driver",
+        "_in_step",
         "_kind",
         "_n",
         "_size",
@@ -104,6 +109,8 @@ class Pump:
         self._size = 0
         self._decoder: Decoder | None = None
         self._after_content = False
+        self._in_step = False
+        """A stream in the caller's dialect has shown content, and no part of an event is held."""
         self.reader = reader
         self.translator = translator
         """Set for a target of another dialect; `reader` is then None."""
@@ -199,6 +206,17 @@ class Pump:
             self.out.append(piece)
             if self._size > ERROR_BODY_MAX:
                 self._refuse()
+
+    def chunk(self, data: bytes, begin: int) -> None:
+        """See `Receiver.on_chunk`. Nearly always it is one event of many, which leaves as it came."""
+        reader, call = self.reader, self.call
+        if self._in_step and reader is not None and call is not None and reader.is_another(data, begin, len(data) - 2):
+            call.content_at = call.last_byte
+            if not self._driver.forwards(self._n, data, begin):
+                self._put(data[begin:-2])
+                self._driver.readable(self._n)
+        else:
+            self.data(data[begin:-2])
 
     def end(self) -> None:
         if self.over:
@@ -343,8 +361,10 @@ class Pump:
             ends = sse.whole_events(piece)
             self._buffer = piece[ends:]
             if not ends:
+                self._in_step = False
                 return
             piece = piece[:ends]
+        self._in_step = not self._buffer and self._decoder is None
         if reader.is_plain(piece):  # nearly always
             if call is not None:
                 call.content_at = call.last_byte

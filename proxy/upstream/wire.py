@@ -43,6 +43,9 @@ class Receiver(Protocol):
     def on_data(self, data: bytes) -> None:
         """A piece of the body, never empty."""
 
+    def on_chunk(self, data: bytes, begin: int) -> None:
+        """A piece of the body as it came: one chunk, its content from `begin` to the CRLF at the end."""
+
     def on_end(self) -> None:
         """The body is complete by its framing. Nothing follows."""
 
@@ -54,6 +57,7 @@ class Wire(asyncio.BufferedProtocol):
     """A connection. `busy` while an exchange runs; `usable` while another one may follow."""
 
     __slots__ = (
+        "_aligned",
         "_head_seen",
         "_loop",
         "_parser",
@@ -77,6 +81,8 @@ class Wire(asyncio.BufferedProtocol):
         self._head_seen = False
         self._should_close = False
         self._with_body = True
+        self._aligned = False
+        """The parser stands between two chunks: a whole one may pass it by."""
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.usable = False
         self.reused = False
@@ -96,6 +102,7 @@ class Wire(asyncio.BufferedProtocol):
         """Write one request and deliver its response to `receiver`. `with_body` False: a HEAD request."""
         self._receiver = receiver
         self.answered = False
+        self._aligned = False
         self._head_seen = False
         self._should_close = False
         if self._parser is None or with_body != self._with_body:
@@ -141,6 +148,12 @@ class Wire(asyncio.BufferedProtocol):
             if self.on_gone is not None:
                 self.on_gone(self)
             return
+        if self._aligned:
+            begin = chunk_at(data)
+            if begin:
+                receiver.on_chunk(data, begin)
+                return
+            self._aligned = False
         self.answered = True
         try:
             messages, upgraded, _ = self._parser.feed_data(data)
@@ -164,6 +177,8 @@ class Wire(asyncio.BufferedProtocol):
                 receiver.on_data(piece)
                 if self._receiver is not receiver:
                     return  # the receiver left while it was told
+                begin = chunk_at(data)
+                self._aligned = begin > 0 and piece == data[begin:-2]
         if payload.is_eof():
             self._finish()
 
@@ -246,6 +261,20 @@ class Wire(asyncio.BufferedProtocol):
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Never needed: see `_READ_LIMIT`."""
+
+
+def chunk_at(data: bytes) -> int:
+    """Where the content of a chunk begins, when `data` is one chunk and nothing else; 0 when it is anything else.
+
+    Only the plainest form counts: a size in lower case without leading zeros or extension, more than 8 bytes, and no
+    CRLF among them. So the data tells where the parser stands: when it has taken exactly this content out of exactly
+    this data, the data was neither the middle of a longer chunk nor the rest of a head, and it is between two chunks.
+    """
+    at = data.find(b"\r\n", 1, 10)
+    size = len(data) - at - 4
+    if at < 0 or size <= 8 or data[:at] != b"%x" % size or data.find(b"\r\n", at + 2) != at + 2 + size:
+        return 0
+    return at + 2
 
 
 def _ambiguous(headers: Headers) -> str:

@@ -86,6 +86,44 @@ def test_what_is_plain_needs_no_scan(api: str, piece: bytes) -> None:
         assert state(thorough) == state(quick)
 
 
+texts = st.one_of(st.text(max_size=5), st.sampled_from(['"', "\\", '","error":"', "\n\n", "\u2028", "\x00"]))
+
+
+@pytest.mark.parametrize("api", READERS)
+@given(said=st.lists(texts, min_size=1, max_size=4), piece=pieces(), around=st.binary(max_size=3), raw=st.data())
+def test_another_event_of_many_is_plain(
+    api: str, said: list[str], piece: bytes, around: bytes, raw: st.DataObject
+) -> None:
+    """Whatever was seen before: a piece that is another event is plain to a reader that has seen nothing."""
+    reader = READERS[api]()
+    event = EVENTS[api]
+    for text in said:
+        told = event.replace(b'"a"', b'"%b"' % orjson.dumps(text)[1:-1], 1) if raw.draw(st.booleans()) else event
+        assert reader.is_another(around + told + around, len(around), len(around) + len(told))
+    damaged = raw.draw(st.sampled_from([*DAMAGE, piece])) if raw.draw(st.booleans()) else piece
+    made = event.replace(b'"a"', b'"%b"' % damaged, 1) if raw.draw(st.booleans()) else damaged
+    another = reader.is_another(around + made + around, len(around), len(around) + len(made))
+    assert another == (made.endswith(b"\n\n") and READERS[api]().is_plain(made))
+
+
+DAMAGE = [
+    b'"',
+    b"\\",
+    b'\\"',
+    b"\n",
+    b"\xff",
+    b'","error":"',
+    b'"},"finish_reason":"stop","x":{"y":"',
+    b'","type":"message_stop',
+]
+"""What takes the place of a text and makes the event unsound, or another one."""
+EVENTS = {
+    "chat": b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"usage":null}\n\n',
+    "messages": b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"a"}}\n\n',
+    "responses": b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"a"}\n\n',
+}
+
+
 @pytest.mark.parametrize(
     ("api", "piece"),
     [

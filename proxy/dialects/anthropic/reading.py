@@ -18,6 +18,7 @@ _SPOKEN: Final = ("text", "thinking", "partial_json", "citation", "signature")
 class MessagesReader(JsonEvents):
     """Reads one Messages answer."""
 
+    WORD = b'"text":"'
     DONES = (b"event: message_stop", b'data: {"type":"message_stop"', b'data: {"type": "message_stop"')
 
     __slots__ = ()

@@ -38,6 +38,7 @@ class ChatReader(JsonEvents):
     """Reads one chat completion; `needed` is the number of choices asked for (``n``)."""
 
     FINISHES = (b'"finish_reason":"', b'"finish_reason": "')
+    WORD = b'"content":"'
     DONES = (b"data: [DONE]", b"data:[DONE]")
 
     __slots__ = ()

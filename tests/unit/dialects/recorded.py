@@ -55,6 +55,9 @@ class Heard:
         assert self.outcome is None
         self.outcome = outcome
 
+    def forwards(self, n: int, data: bytes, begin: int) -> bool:
+        return False
+
     def readable(self, n: int) -> None: ...
 
 

@@ -69,6 +69,9 @@ class FakeSink:
             await self.gate.wait()
         self.body += data
 
+    def forward(self, data: bytes, begin: int) -> bool:
+        return self.push(data[begin:-2])
+
     def push(self, data: bytes) -> bool:
         if self.fail is not None:
             raise self.fail

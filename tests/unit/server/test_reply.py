@@ -175,14 +175,16 @@ async def test_answers_without_a_body(status: int, length: bool) -> None:
 async def test_a_stream_is_chunked_on_11_and_its_empty_pieces_end_nothing() -> None:
     async def serve(inbound: Inbound, sink: Sink) -> None:
         await sink.begin(200, [("Content-Type", "text/event-stream")])
+        sink.forward(b"6\r\nbefore\r\n", 3)  # with the head
         for piece in (b"", b"one", b"", b"two" * 10):
             await sink.write(piece)
+        sink.forward(b"5\r\nthree\r\n", 3)
         await sink.end()
 
     head, rest = await ask(serve, GET)
     assert b"Transfer-Encoding: chunked" in head
     assert b"Content-Length" not in head
-    assert rest == b"3\r\none\r\n1e\r\n" + b"two" * 10 + b"\r\n0\r\n\r\n"
+    assert rest == b"6\r\nbefore\r\n3\r\none\r\n1e\r\n" + b"two" * 10 + b"\r\n5\r\nthree\r\n0\r\n\r\n"
 
 
 async def test_a_stream_is_ended_by_the_close_on_10() -> None:
@@ -190,12 +192,13 @@ async def test_a_stream_is_ended_by_the_close_on_10() -> None:
         await sink.begin(200, [])
         await sink.write(b"one")
         await sink.write(b"two")
+        sink.forward(b"5\r\nthree\r\n", 3)
         await sink.end()
 
     head, rest = await ask(serve, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert b"chunked" not in head
     assert b"Connection: close" in head
-    assert rest == b"onetwo"
+    assert rest == b"onetwothree"
 
 
 async def test_a_head_without_a_piece_goes_out_at_once() -> None:

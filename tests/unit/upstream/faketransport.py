@@ -48,6 +48,8 @@ class Told:
         self.headers: Headers = ()
         self.body = b""
         self.pieces = 0
+        self.chunks = 0
+        """Of the pieces, those that came as one chunk each and went past the parser."""
         self.ended = 0
         self.fault = ""
         self.detail = ""
@@ -61,6 +63,11 @@ class Told:
         assert not self.ended
         self.body += data
         self.pieces += 1
+
+    def on_chunk(self, data: bytes, begin: int) -> None:
+        assert data == b"%x\r\n%b\r\n" % (len(data) - begin - 2, data[begin:-2])
+        self.chunks += 1
+        self.on_data(data[begin:-2])
 
     def on_end(self) -> None:
         self.ended += 1

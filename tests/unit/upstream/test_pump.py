@@ -51,6 +51,9 @@ class FakeDriver:
         assert self.outcome is None, "two ends"
         self.outcome = outcome
 
+    def forwards(self, n: int, data: bytes, begin: int) -> bool:
+        return False
+
     def readable(self, n: int) -> None:
         pass
 

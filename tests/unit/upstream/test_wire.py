@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.upstream.wire import FAULT_CLOSED, FAULT_INCOMPLETE, FAULT_MALFORMED, FAULT_RESET, Wire
+from proxy.upstream.wire import FAULT_CLOSED, FAULT_INCOMPLETE, FAULT_MALFORMED, FAULT_RESET, Wire, chunk_at
 from tests.unit.upstream.faketransport import FakeTransport, Told, connected, feed
 
 HEAD = b"POST / HTTP/1.1\r\n\r\n"
@@ -245,3 +246,110 @@ def test_any_chunking_gives_the_same_bytes(sizes: list[int], body: bytes) -> Non
         assert (told.body, told.ended, told.fault) == (body, 1, "")
     finally:
         loop.close()
+
+
+# Past the parser ------------------------------------------------------------------------------------------------------
+
+OPEN = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+async def test_whole_chunks_go_past_the_parser_and_everything_else_through_it(wired: Wired) -> None:
+    wire, _, told = wired
+    feed(wire, OPEN)
+    for content in (b"first content", b"second content", b"third content"):
+        feed(wire, chunk(content))
+    assert told.chunks == 2, "the first one proves where the parser stands"
+    feed(wire, chunk(b"two of them") + chunk(b"in one read"))
+    feed(wire, chunk(b"again alone"))
+    feed(wire, chunk(b"and once more"))
+    assert told.chunks == 3
+    feed(wire, b"0\r\n\r\n")
+    assert (told.ended, wire.usable) == (1, True)
+    assert told.body == b"first contentsecond contentthird contenttwo of themin one readagain aloneand once more"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"0x5\r\nhello\r\n", b"+d\r\nhello, friends\r\n", b" d\r\nhello, friends\r\n", b"1_3\r\nhello, friends\r\n",
+        b"d\r\nhello, friendsXX", b"d\nhello, friends\r\n", b"zz\r\nhello\r\n",
+    ],
+)  # fmt: skip
+async def test_damage_behind_whole_chunks_is_malformed(wired: Wired, damage: bytes) -> None:
+    wire, _, told = wired
+    feed(wire, OPEN)
+    for content in (b"first content", b"second content"):
+        feed(wire, chunk(content))
+    assert told.chunks == 1
+    feed(wire, damage + b"0\r\n\r\n")
+    assert (told.fault, told.ended, wire.usable) == (FAULT_MALFORMED, 0, False)
+
+
+async def test_a_cut_behind_whole_chunks_is_incomplete(wired: Wired) -> None:
+    wire, _, told = wired
+    feed(wire, OPEN)
+    for content in (b"first content", b"second content"):
+        feed(wire, chunk(content))
+    assert told.chunks == 1
+    wire.connection_lost(None)
+    assert (told.fault, told.ended) == (FAULT_INCOMPLETE, 0)
+
+
+async def test_a_receiver_that_leaves_at_a_chunk_hears_no_more() -> None:
+    wire, transport = connected(asyncio.get_running_loop())
+    told = Told()
+
+    def leave(data: bytes, begin: int) -> None:
+        told.chunks += 1
+        wire.drop()
+
+    told.on_chunk = leave  # type: ignore[method-assign]
+    wire.send(told, HEAD, b"")
+    feed(wire, OPEN)
+    for content in (b"first content", b"second content", b"third content"):
+        feed(wire, chunk(content))
+    assert (told.chunks, told.body, told.ended, told.fault) == (1, b"first content", 0, "")
+    assert transport.closed
+
+
+@given(st.binary(max_size=40))
+def test_a_chunk_is_only_what_is_one(data: bytes) -> None:
+    for raw in (data, chunk(data), chunk(data) + data, data + chunk(data)):
+        if begin := chunk_at(raw):
+            assert raw == chunk(raw[begin:-2])
+            assert b"\r\n" not in raw[begin:-2]
+
+
+contents = st.one_of(
+    st.binary(min_size=1, max_size=30),
+    st.sampled_from([b"0\r\n\r\n", b"9\r\n123456789\r\n", b"9\r\n123456789", b"13\r\n9\r\n123456789\r\n-----\r\n"]),
+    st.integers(9, 300).map(lambda size: b"x" * size),
+)
+"""Among them chunks within chunks: what looks like framing and is none."""
+
+
+@given(st.lists(contents, min_size=1, max_size=12), st.data())
+def test_chunks_however_they_are_cut_give_the_same_bytes(parts: list[bytes], data: st.DataObject) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        wire, _ = connected(loop)
+        told = Told()
+        wire.send(told, HEAD, b"")
+        raw = b"".join(chunk(part) for part in parts) + b"0\r\n\r\n"
+        edges = {at for at in _edges(parts) if data.draw(st.booleans())}
+        edges |= data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=4))
+        feed(wire, OPEN)
+        for begin, end in pairwise([0, *sorted(edges), len(raw)]):
+            feed(wire, raw[begin:end])
+        assert (told.body, told.ended, told.fault) == (b"".join(parts), 1, "")
+    finally:
+        loop.close()
+
+
+def _edges(parts: list[bytes]) -> list[int]:
+    """Where one chunk ends and the next begins."""
+    return list(accumulate(len(chunk(part)) for part in parts))
