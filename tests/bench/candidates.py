@@ -44,6 +44,10 @@ class Candidate:
     """False: a peer that may be missing or fail to start without failing the bench."""
 
 
+Config = Callable[[int, int, int, Path], str]
+"""(port to listen on, port of the mock, port of the administration, empty folder) to the proxy's file."""
+
+
 def relay(loop: str, *launcher: str) -> Candidate:
     """The bare relay on one kind of event loop; `launcher` replaces the command that starts it, for the sampler."""
 
@@ -54,7 +58,7 @@ def relay(loop: str, *launcher: str) -> Candidate:
     return Candidate(name="relay" if loop == "uvloop" else f"relay/{loop}", argv=argv)
 
 
-def outrider_config(port: int, mock: int, admin: int) -> str:
+def outrider_config(port: int, mock: int, admin: int, folder: Path) -> str:
     """One provider, everything else as it is by default, but for the file and the probes: both would add noise."""
     return f"""\
 version: 1
@@ -72,7 +76,19 @@ health: {{probe: off}}
 """
 
 
-def translating_config(port: int, mock: int, admin: int) -> str:
+def watching_config(port: int, mock: int, admin: int, folder: Path) -> str:
+    """As `outrider_config`, with everything that watches: a history in a file, probes every second, traces sent out."""
+    return f"""\
+{outrider_config(port, mock, admin, folder).partition("store:")[0]}\
+store: {{path: "{folder / "history.db"}"}}
+health: {{probe: shallow, interval_s: 1}}
+telemetry:
+  traces: {{enabled: true}}
+  otlp: {{endpoint: "http://127.0.0.1:{mock}"}}
+"""
+
+
+def translating_config(port: int, mock: int, admin: int, folder: Path) -> str:
     """A provider for each dialect, named like it, all of them the mock; what they are asked is told by a header.
 
     Converse is called with a bearer key: to sign a request is no translation.
@@ -100,15 +116,12 @@ health: {{probe: off}}
 """
 
 
-def outrider(*launcher: str, config: Callable[[int, int, int], str] = outrider_config) -> Candidate:
-    """The proxy as it is installed; `launcher` replaces the `outrider` command, for the sampler.
-
-    `config`: (port to listen on, port of the mock, port of the administration) to the file.
-    """
+def outrider(*launcher: str, config: Config = outrider_config) -> Candidate:
+    """The proxy as it is installed; `launcher` replaces the `outrider` command, for the sampler."""
 
     def argv(port: int, mock: int, folder: Path) -> list[str]:
         file = folder / "outrider.yaml"
-        file.write_text(config(port, mock, free_port()))
+        file.write_text(config(port, mock, free_port(), folder))
         command = launcher or (str(Path(sys.executable).with_name("outrider")),)
         return [*command, "run", "--config", str(file)]
 

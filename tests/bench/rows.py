@@ -36,6 +36,12 @@ ROWS = (
     Row(key="unary_8k_us", label="CPU per unary request, 8 KiB answer, us", ratio=True, aim=1.8),
     Row(key="unary_split_us", label="the same, 1 KiB, head and body in two segments, us", ratio=True),
     Row(
+        key="watching",
+        label="  with history in a file, probes, traces / without",
+        digits=3,
+        aim=1.08,
+    ),
+    Row(
         key="chunk_us",
         label=f"CPU per streamed chunk ({LONG} against {SHORT} events), us",
         ratio=True,

@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ import uvloop
 from tests.bench import pure, rooms
 from tests.bench.candidates import (
     Candidate,
+    Config,
     Cores,
     NotStarted,
     Running,
@@ -45,6 +47,7 @@ from tests.bench.candidates import (
     relay,
     start,
     translating_config,
+    watching_config,
 )
 from tests.bench.foreign import DIALECTS
 from tests.bench.load import Callers, Job, Run
@@ -203,6 +206,17 @@ async def measure_translated(running: Running, plan: Plan, notes: Notes) -> None
         notes.add(f"chunk_{dialect}_us", name, (streams[LONG] - streams[SHORT]) / (LONG - SHORT) * 1e6)
 
 
+async def measure_watching(closed: Running, opened: Running, plan: Plan, notes: Notes) -> None:
+    """What a unary request costs with all eyes open over what it costs with them closed, as A B B A."""
+    spent = {closed.port: 0.0, opened.port: 0.0}
+    for running in (closed, opened, opened, closed):
+        run, cpu_s = await cost(running, Job(model="unary-1024"), plan.unary)
+        if notes.check("outrider", run).wrong:
+            return
+        spent[running.port] += cpu_s
+    notes.add("watching", "outrider", spent[opened.port] / spent[closed.port])
+
+
 async def latencies(port: int, name: str, plan: Plan, notes: Notes) -> tuple[list[float], list[float]]:
     """Seconds to the whole of a unary answer, and to the first content of a stream, with one caller."""
     async with Callers(port, 1) as caller:
@@ -242,7 +256,11 @@ class Bench:
 
     async def run(self) -> None:
         await self.measure_starts()
-        async with self.all_running() as candidates, self.translating() as translating:
+        async with (
+            self.all_running() as candidates,
+            self.another(translating_config, 1) as translating,
+            self.another(watching_config, 2) as watching,
+        ):
             if not candidates:
                 return
             for number in range(-1, self.plan.rounds):
@@ -253,6 +271,9 @@ class Bench:
                     await self.guarded(translating, warm if number < 0 else measure_translated)
                     for row, us in pure.costs() if number >= 0 else ():
                         self.notes.add(row, "outrider", us)
+                closed = next((it for it in candidates if it.candidate.name == "outrider"), None)
+                if watching is not None and closed is not None:
+                    await self.guarded(watching, warm if number < 0 else partial(measure_watching, closed))
             await self.measure_latency(candidates)
 
     async def guarded(self, running: Running, measure: Measure) -> None:
@@ -307,14 +328,14 @@ class Bench:
                 await running.stop()
 
     @contextlib.asynccontextmanager
-    async def translating(self) -> AsyncIterator[Running | None]:
-        """The proxy before four dialects: a process of its own, so that the rows of one provider stay what they were.
+    async def another(self, config: Config, number: int) -> AsyncIterator[Running | None]:
+        """The proxy with another file: a process of its own, so that the rows of one provider stay what they were.
 
         None: outrider is not among the candidates, or this one did not start.
         """
         running = None
         if any(candidate.name == "outrider" for candidate in self.candidates):
-            running = await self.try_start(outrider(config=translating_config), self.plan.starts + 1)
+            running = await self.try_start(outrider(config=config), self.plan.starts + number)
         try:
             yield running
         finally:

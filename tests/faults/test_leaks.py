@@ -46,7 +46,8 @@ PATIENT: dict[str, Any] = {
     "retry": {"max_retries": 0},
 }
 LOYAL = {"failover": {"on": ["server_error", "stream_interrupted"]}}
-"""A target that a busy machine makes slow keeps its place: nobody goes elsewhere for a timeout."""
+"""A target that becomes slow keeps its place, be it by a busy machine or because its healthy answers were quicker than
+those that break: nobody goes elsewhere for a timeout."""
 SPARE = {
     "X-Request-Hedging": "true",
     "X-Hedge-Config": json.dumps({"delay_ms": 1, "strategy": "first-success"}),
@@ -274,7 +275,7 @@ PHASES: dict[str, Phase] = {
 def pair_of(name: str, phase: Phase) -> Pair:
     policy = {
         **PATIENT,
-        **({} if phase.headers else LOYAL),
+        **LOYAL,
         "hedging": {"enabled": bool(phase.headers), "rescue_after_s": 0, "budget_percent": 100},
         "stream": dict(phase.stream_policy),
         "stream_recovery": "continue",
