@@ -421,6 +421,8 @@ class Drive(Running):
         self._past.append(self._machine)
         self._dialled_before += len(self._machine.attempts)
         self._planned, self._plan, self._outgoing = step.planned, step.planned.plan, step.outgoing
+        for pump in self._pumps:
+            pump.call = None  # see `_release`
         self._pumps, self._committed, self._given_up, self._join = [], None, None, None
         self._timers.clear()
         self._machine = Attempts(self._plan, room.cluster, room.rng, facts)

@@ -130,8 +130,12 @@ class Running:
             await self._waiter
         finally:
             self._waiter = None
-        if self._crash is not None:
-            raise self._crash
+        crash, self._crash = self._crash, None
+        if crash is not None:
+            try:
+                raise crash
+            finally:
+                del crash  # its traceback holds this frame, and so the whole request
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -145,6 +149,7 @@ class Running:
             pump.call = None
         self._pumps = []
         self._committed = None
+        self._crash = None
         self._outgoing.release()
 
     # Commands ---------------------------------------------------------------------------------------------------------

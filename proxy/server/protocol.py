@@ -212,6 +212,7 @@ class Connection(RequestHandler):
             # We closed it ourselves: the request goes on to its end and only its caller is gone.
             self._task_handler = None
         super().connection_lost(exc)
+        self._newest = EMPTY_PAYLOAD  # it points back here, and must not wait for the cycle collector
 
     def close_now(self) -> None:
         """Close after what is already written, without cancelling the request that runs."""

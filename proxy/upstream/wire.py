@@ -229,21 +229,22 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.usable = False
-        receiver = self._receiver
+        receiver, payload, parser = self._receiver, self._payload, self._parser
+        # Both point back here: a crowd of broken connections must not wait for the cycle collector.
+        self._payload = self._parser = None
         if receiver is None:
             if self.on_gone is not None:
                 self.on_gone(self)
             return
-        payload = self._payload
         if payload is not None and exc is None:
             try:
-                self._parser.feed_eof()
+                parser.feed_eof()
             except PARSER_REFUSALS as error:
                 self._receiver = None
                 receiver.on_fault(FAULT_INCOMPLETE, type(error).__name__)
                 return
             if payload.is_eof():
-                self._receiver = self._payload = None
+                self._receiver = None
                 receiver.on_end()
                 return
         self._receiver = None
