@@ -298,6 +298,54 @@ async def test_a_port_beyond_loopback_wants_an_admin_token(tmp_path: Path) -> No
                 assert response.status == 403
 
 
+READ = ("/v1/health", "/v1/capabilities", "/v1/incidents", "/v1/incidents/subscriptions", "/v1/uptime", "/v1/analytics")
+READ += ("/v1/events", "/v1/events?format=csv", "/v1/models")
+
+
+async def test_a_data_port_beyond_loopback_wants_its_token_to_read_and_an_admin_token_to_change(tmp_path: Path) -> None:
+    """Two tokens for two things: the one that lets a caller in changes nothing, the other lets nobody in."""
+    async with FakeProvider(name="a") as a:
+        listen = {
+            "data": {"host": "0.0.0.0", "port": 0},
+            "admin": {"host": "127.0.0.1", "port": 0},
+            "auth_tokens": ["app-0123456789"],
+            "admin_tokens": ["adm-0123456789"],
+        }
+        app = {"Authorization": "Bearer app-0123456789"}
+        wish = {"channels": ["webhook"], "webhook_url": "http://127.0.0.1:9/"}
+        async with Sidecar(config({"a": a.url}, listen=listen, notify={"allow_private": True}), tmp_path) as sidecar:
+            for path in READ:
+                for headers, expected in (
+                    ({}, 401),
+                    ({"Authorization": "Bearer app-012345678"}, 401),
+                    ({"Authorization": "Bearer adm-0123456789"}, 401),
+                    ({"X-Outrider-Admin-Token": "adm-0123456789"}, 401),
+                    (app, 200),
+                ):
+                    async with sidecar.session.get(f"{sidecar.url}{path}", headers=headers) as response:
+                        assert response.status == expected, (path, headers)
+            for headers, expected in (
+                ({}, 401),
+                ({"X-Outrider-Admin-Token": "adm-0123456789"}, 401),
+                (app, 403),
+                ({**app, "X-Outrider-Admin-Token": "app-0123456789"}, 403),
+                ({**app, "X-Outrider-Admin-Token": ""}, 403),
+                ({**app, "X-Outrider-Admin-Token": "adm-0123456789"}, 201),
+            ):
+                async with sidecar.session.post(
+                    f"{sidecar.url}/v1/incidents/subscribe", json=wish, headers=headers
+                ) as response:
+                    assert response.status == expected, headers
+                    assert b"0123456789" not in await response.read()
+            answer = await sidecar.chat(headers={**app, "X-Outrider-Admin-Token": "adm-0123456789"})
+            assert (answer.status, answer.error["param"]) == (400, "X-Outrider-Admin-Token"), (
+                "it is none of a model call"
+            )
+            assert b"0123456789" not in answer.body
+            assert a.attempts == [], "no token reaches a provider"
+            assert all("0123456789" not in json.dumps(line) for line in sidecar.lines)
+
+
 async def test_announced_maintenance_is_no_incident(tmp_path: Path) -> None:
     async with FakeProvider(name="a") as a, FakeProvider(name="b") as b:
         tree = config({"a": a.url, "b": b.url})

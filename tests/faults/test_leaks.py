@@ -90,7 +90,7 @@ class Holding:
             allowed = OBJECTS_MORE + (max(0, self.idle - before.idle) if name in of_idle else 0)
             if name == "Permit":
                 allowed = HISTORY * self.objects["Breaker"]  # a breaker keeps the latest, and no more
-            if name in ("Watch", "Reading", "RouteHealth"):
+            if name in ("Watch", "Reading", "RouteHealth", "Base"):
                 was, allowed = 0, OBJECTS_MORE + self.objects["Breaker"]  # one of each target, or of each route
             if name in REMEMBERED:
                 was, allowed = 0, OBJECTS_MORE + REMEMBERED[name]

@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
     """Print the table, a line at a time as it comes."""
     chosen = SHORT if "--short" in words else FULL
     wanted = [word for word in words if not word.startswith("-")] or list(chosen)
-    unknown = [word for word in wanted if word not in chosen]
+    unknown = [word for word in (*wanted, *words) if word not in chosen and word != "--short"]
     if unknown:
         print(f"no figure is called {', '.join(unknown)}; there are {', '.join(chosen)}", file=sys.stderr)
         return 2
