@@ -9,6 +9,7 @@ with another parser, through chains of imports; this file needs nothing but `ast
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import tokenize
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -74,11 +76,11 @@ TASK_OWNERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """A source file: its path from the root of the repository, its text and its tree."""
+    """A source file: its path from the root of the repository, its text and all nodes of its tree."""
 
     path: str
     text: str
-    tree: ast.Module
+    nodes: tuple[ast.AST, ...]
 
     @property
     def room(self) -> str:
@@ -91,17 +93,19 @@ Rule = Callable[[File], Iterator[str]]
 
 
 def parsed(path: str, text: str) -> File:
-    return File(path=path, text=text, tree=ast.parse(text, path))
+    return File(path=path, text=text, nodes=tuple(ast.walk(ast.parse(text, path))))
 
 
+@functools.cache
 def sources() -> list[File]:
+    """Every file of the product, parsed once for all rules."""
     return [parsed(path.relative_to(ROOT).as_posix(), path.read_text()) for path in sorted(ROOT.glob("proxy/**/*.py"))]
 
 
 def imports(file: File) -> Iterator[tuple[int, str]]:
     """(line, absolute dotted name) of everything imported anywhere in the file, `from a import b` as ``a.b``."""
     package = file.path.removesuffix(".py").split("/")[:-1]
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -111,7 +115,7 @@ def imports(file: File) -> Iterator[tuple[int, str]]:
 
 
 def calls(file: File) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(file.tree) if isinstance(node, ast.Call))
+    return (node for node in file.nodes if isinstance(node, ast.Call))
 
 
 def last_name(node: ast.expr) -> str:
@@ -147,7 +151,7 @@ def judging_rooms_do_no_io(file: File) -> Iterator[str]:
             and last_name(call.func.value) in {"datetime", "date"}
         ):
             yield f"{call.lineno}: reads the wall clock"
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
             yield f"{node.lineno}: is asynchronous"
 
@@ -167,7 +171,7 @@ def names_everything(caught: ast.expr | None) -> bool:
 def broad_excepts_stand_at_borders(file: File) -> Iterator[str]:
     if file.path in BROAD_EXCEPT:
         return
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         # Clean up and raise again swallows nothing.
         raises = (
             isinstance(node, ast.ExceptHandler) and isinstance(last := node.body[-1], ast.Raise) and last.exc is None
@@ -195,7 +199,7 @@ def task_groups(file: File) -> set[str]:
     """Names bound by ``async with asyncio.TaskGroup() as name``: a group is an owner by itself."""
     return {
         item.optional_vars.id
-        for node in ast.walk(file.tree)
+        for node in file.nodes
         if isinstance(node, ast.AsyncWith)
         for item in node.items
         if isinstance(item.context_expr, ast.Call)
@@ -206,7 +210,7 @@ def task_groups(file: File) -> set[str]:
 
 def tasks_have_owners(file: File) -> Iterator[str]:
     groups = task_groups(file)
-    dropped = {id(node.value) for node in ast.walk(file.tree) if isinstance(node, ast.Expr)}
+    dropped = {id(node.value) for node in file.nodes if isinstance(node, ast.Expr)}
     for call in calls(file):
         if last_name(call.func) not in {"create_task", "ensure_future"}:
             continue
@@ -244,7 +248,7 @@ def public_functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
 
 def judgement_is_documented(file: File) -> Iterator[str]:
     if file.room in PURE:
-        found = (node for node in public_functions(file.tree.body) if not ast.get_docstring(node))
+        found = (node for node in public_functions(cast(ast.Module, file.nodes[0]).body) if not ast.get_docstring(node))
         yield from (f"{node.lineno}: {node.name} has no docstring" for node in found)
 
 

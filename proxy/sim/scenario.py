@@ -342,7 +342,8 @@ def _faults(seed: int, asks: tuple[Ask, ...]) -> list[Trouble]:
         if rng.random() < slow:
             found.append(Slow(n=ask.n, pause_s=rng.choice((0.01, 0.3, 2.0))))
     if rng.random() < 0.1:
-        found.append(Stop(at=round(rng.uniform(0.5, 1.0) * SPAN_S, 3)))
+        middle = sorted(ask.at for ask in asks)[len(asks) // 2]  # a world without requests would prove nothing
+        found.append(Stop(at=max(middle, round(rng.uniform(0.5, 1.0) * SPAN_S, 3))))
     if rng.random() < 0.15:
         found.append(Reload(at=round(rng.uniform(0.1, 0.9) * SPAN_S, 3), config=_config(dice(seed, "reload"))))
     return found

@@ -108,7 +108,7 @@ class Mixed:
         return Play(took, took, took + 0.5, OK)
 
 
-def creep_of(count: int, winners_only: bool, seed: int) -> tuple[float, float, float]:
+def creep_of(count: int, winners_only: bool, seed: int, apart_s: float) -> tuple[float, float, float]:
     """(hedge rate of the second half, learned p95, p99 of the requests)."""
     hedged: list[int] = []
     took: list[float] = []
@@ -124,17 +124,26 @@ def creep_of(count: int, winners_only: bool, seed: int) -> tuple[float, float, f
     if winners_only:
         for state in states:
             state.latency = WinnersOnly()
-    made.run(Call(n * 2.0, chain, 500, 30, 0.5, 0.5) for n in range(count))
+    made.run(Call(n * apart_s, chain, 500, 30, 0.5, 0.5) for n in range(count))
     half = hedged[count // 2 :]
     return sum(half) / len(half), states[0].latency.p(0.95, (True, 0), made.now) or 0.0, quantile(took, 0.99)
 
 
 def creep(count: int) -> Iterator[Row]:
-    """C7. One target's histogram learns from first attempts, and the other's from hedges, as in the proxy."""
-    rate, p95, p99 = creep_of(count, False, 7)
+    """C7. One target's histogram learns from first attempts, and the other's from hedges, as in the proxy.
+
+    Five requests a second fill the window with enough attempts. With one in two seconds it holds about a hundred, and
+    of `n` the rank nearest to p95 is passed by (n + 1 - 0.95 n) / (n + 1) of what follows: 5.9 % for 100.
+    """
+    runs = [creep_of(count, False, seed, 0.2) for seed in range(1, 6)]  # of one, chance makes 0.3 % more or less
+    rate, p95, p99 = (sum(each) / len(runs) for each in zip(*runs, strict=True))
     got = f"{100 * rate:.1f} %, p95 {p95:.2f} s, p99 {p99:.2f} s"
     said = "4.8-5.2 %, true p95 1.93 s"
-    yield row("C7", "hedge rate that aims at 5 %, 2nd half", said, got, 0.04 <= rate <= 0.06)
-    rate, p95, p99 = creep_of(count, True, 7)
+    yield row("C7", "hedge rate that aims at 5 %, 2nd half, mean of 5 seeds", said, got, 0.048 <= rate <= 0.052)
+    rate, _, _ = creep_of(count, False, 7, 2.0)
+    said = "at most 5.9 %: 100 samples"
+    yield row("C7", "the same at one request in two seconds", said, f"{100 * rate:.1f} %", rate <= 0.059)
+    rate, p95, p99 = creep_of(count, True, 7, 0.2)
     got = f"{100 * rate:.1f} %, p95 {p95:.2f} s, p99 {p99:.2f} s"
-    yield row("C7", "the same, rule as published: winners only", "about 9.6 %, p95 1.32 s", got, rate >= 0.075)
+    said = "about 9.6 %, p95 1.32 s"
+    yield row("C7", "rule as published: winners only", said, got, 0.09 <= rate <= 0.102)
