@@ -7,12 +7,15 @@ import csv
 import resource
 import signal
 import sqlite3
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from proxy.demo.provider import FakeProvider
 from proxy.demo.script import Fault
@@ -196,6 +199,64 @@ async def test_counts_of_the_hours_survive_a_restart(tmp_path: Path) -> None:
 
                 await until(counted)
                 assert await sidecar.terminate() == 0
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of one MiB; skips the test where the environment mounts none."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _filled(disk: Path) -> Path:
+    """A file that takes what space there is, to the last byte."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+async def test_a_disk_without_space_costs_no_request_and_heals(tmp_path: Path) -> None:
+    """No byte is free when the process starts; then space comes, goes under load, and comes again."""
+    async with FakeProvider(name="p0") as ill, FakeProvider(name="p1") as well:
+        ill.default = BROKEN
+        with small_disk(tmp_path / "disk") as disk:
+            path = disk / "history.db"
+            tree = config({"p0": ill.url, "p1": well.url}, store={"path": str(path), "queue": 100})
+            ballast = _filled(disk)
+            async with Sidecar(tree, tmp_path) as sidecar:
+                dropped = 0
+                for _ in range(2):
+                    while not await _failing(sidecar):
+                        await _serves(sidecar, 40)
+                    await _serves(sidecar, 160)
+                    assert await until(lambda least=dropped + 1: _has(sidecar, dropped=least))  # type: ignore[misc]
+                    store = await store_of(sidecar)
+                    assert store["trouble"] == "full", store
+                    ballast.unlink()
+                    await until(lambda: _works(sidecar))
+                    await _serves(sidecar, 16)
+                    await until(lambda: _is_complete(sidecar))
+                    dropped = (await store_of(sidecar))["dropped"]["full"]
+                    ballast = _filled(disk)
+                assert await sidecar.terminate() == 0
+            ballast.unlink()
+            with closing(sqlite3.connect(path)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def _is_complete(sidecar: Sidecar) -> bool:
+    told = await get(sidecar, "/v1/events?limit=1")
+    return bool(told["complete"] and told["events"])
 
 
 async def _serves(sidecar: Sidecar, count: int) -> None:

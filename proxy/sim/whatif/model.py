@@ -311,7 +311,9 @@ class Model:
     def _go_on(self, request: Request, outcome: Outcome) -> None:
         """The committed stream broke: a spare takes over, or the targets that are left are asked to go on."""
         machine = request.machine
-        if len(request.past) >= recovery.CONTINUATIONS_MAX or machine.take_over() is not None:
+        # As in the proxy, losers that were let run for the sake of their time alone have thrown their answers away.
+        keeps = request.planned.plan.hedge.strategy == "first-success"
+        if len(request.past) >= recovery.CONTINUATIONS_MAX or machine.take_over(lambda n: keeps) is not None:
             return
         used = len(request.attempts)
         rest = recovery.remaining(request.planned, machine, outcome, used)

@@ -23,10 +23,12 @@ from proxy.base.outcome import OK, Class, Outcome
 from proxy.base.target import Target
 from proxy.cli import BAD_CONFIG, DONE, USAGE, main
 from proxy.engine.plan import Candidate, Endpoint, Plan, Timers
+from proxy.policy import hedge as hedging
 from proxy.sim.whatif import incidents, options, scenario, traffic
-from proxy.sim.whatif.model import Play, limited
+from proxy.sim.whatif.model import Call, Play, limited
 from proxy.sim.whatif.outages import Down, Profile, Scripted, Spell, chain, flapping, outcome_of
 from proxy.sim.whatif.tally import Latencies
+from tests.simulation.figures.stage import Counted, flow, model
 
 PRICES = "price: {input: 2.5, output: 10}"
 CONFIG = f"""
@@ -95,6 +97,22 @@ def test_the_same_seed_gives_the_same_report_in_every_process(config: str) -> No
 def test_another_seed_gives_another_report(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (told(capsys, "--config", config, "--for", "5m", "--seed", seed) for seed in ("1", "2"))
     assert one["with_policy"]["first_content_ms"] != two["with_policy"]["first_content_ms"]
+
+
+@pytest.mark.parametrize(("strategy", "attempts"), [("latency", 3), ("first-success", 2)])
+def test_only_a_loser_whose_answer_was_kept_takes_over(strategy: str, attempts: int) -> None:
+    class Broken:
+        """The hedge on b answers first and breaks in the middle; a is slow and answers whole."""
+
+        def play(self, target: Target, call: Call, streams: bool, now: float, is_own_fate: bool) -> Play:
+            if target.provider == "a":
+                return Play(2.0, 2.0, 9.0, OK)
+            return Play(0.5, 0.5, 4.0, Outcome(cls=Class.STREAM_INTERRUPTED))
+
+    hedge = hedging.Settings(enabled=True, delay_s=1.0, strategy=strategy, cancel_slower=False)  # type: ignore[arg-type]
+    told = Counted()
+    model(Broken(), told, 1).run([Call(0.0, flow("a", "b", hedge=hedge), 500, 150, 0.5, 0.5)])
+    assert (told.attempts, told.failed) == (attempts, 0)  # where a's answer is gone, a is asked to go on
 
 
 def test_both_sides_meet_the_same_fate_where_nothing_goes_wrong(
