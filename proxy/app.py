@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy import __version__
@@ -26,6 +27,7 @@ from proxy.dispatch import Dispatcher
 from proxy.dispatch.room import Room
 from proxy.engine.cluster import Cluster, Cooled, Event, Moved
 from proxy.eyes import Eyes
+from proxy.observe import target_report
 from proxy.observe.bus import Bus
 from proxy.observe.logs import Log
 from proxy.observe.metrics import Metrics
@@ -55,7 +57,6 @@ SWEEP_S: Final = 15.0
 LAG_DEAD_S: Final = 5.0
 LAGS: Final = 60
 """Ticks whose delay is remembered: a minute, longer than any usual scrape interval."""
-_STATE_NUMBER: Final = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
 
 
 class App:
@@ -233,7 +234,8 @@ class App:
 
     def _tick(self) -> None:
         """Once a second: the heart beat of /livez, looks at files; now and then: close idle upstream connections."""
-        loop = asyncio.get_running_loop()
+        # First, so that a fault in what follows is a line in the log, and not the end of the heart beat.
+        self._timers[:] = [asyncio.get_running_loop().call_later(1.0, self._tick)]
         before, self._beat = self._beat, self._clock()
         self._lags.append(max(0.0, self._beat - before - 1.0))
         if self.reloader is not None:
@@ -251,7 +253,6 @@ class App:
             self.upstreams.poke()
             # What still ran on a provider that a reload removed may have left something behind.
             self.cluster.forget(lambda target: target.provider not in self.config.providers)
-        self._timers[:] = [loop.call_later(1.0, self._tick)]
 
     # Another configuration --------------------------------------------------------------------------------------------
 
@@ -322,11 +323,13 @@ class App:
 
     # What the admin port asks -----------------------------------------------------------------------------------------
 
-    def _scrape(self, open_metrics: bool) -> bytes:
-        """Runs in a thread."""
-        from proxy.observe import exposition  # prometheus_client costs 12 ms, which nobody pays before the first scrape
+    async def _scrape(self, open_metrics: bool) -> bytes:
+        # prometheus_client costs 12 ms, which nobody pays before the first scrape, and then no request either.
+        await asyncio.to_thread(import_module, "proxy.observe.exposition")
+        from proxy.observe import exposition
 
-        return exposition.render(self.metrics, open_metrics)[0]
+        gauges = await self.metrics.gauges()
+        return (await asyncio.to_thread(exposition.render, self.metrics, gauges, open_metrics))[0]
 
     def _unready(self) -> str:
         if self.listeners is None:
@@ -337,8 +340,9 @@ class App:
         lag = self._clock() - self._beat - 1.0
         return f"event loop is {lag:.1f} s behind" if lag > LAG_DEAD_S else ""
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Version, uptime, and every target with its circuit, cool-down, allowance and latency."""
+        targets = await target_report.report(self.cluster.states(), self._clock)
         now = self._clock()
         listeners = self.listeners
         return {
@@ -364,7 +368,7 @@ class App:
             "log_lines_dropped": self.log.dropped,
             **self.operations.status(now),
             **self.eyes.status(),
-            "targets": [self._target(state, now) for state in self.cluster.states()],
+            **targets,
             "connections": {
                 upstream.account.name: {
                     "idle": upstream.connector.idle,
@@ -376,63 +380,10 @@ class App:
             },
         }
 
-    def _target(self, state: Any, now: float) -> dict[str, Any]:
-        key = (True, 0)
-        cooling = state.cooling_s(now)
-        return {
-            "target": state.target.name,
-            "credential": state.target.credential or None,
-            "circuit": state.breaker.view(now),
-            "retry_after_s": round(state.unavailable_s(now), 3),
-            "cooldown_s": round(cooling, 3),
-            "cooldown_reason": state.cooling_reason(now).value if cooling > 0 else None,
-            "retry_tokens": round(state.budget.tokens(now), 2),
-            "concurrency": {"running": state.limiter.inflight, "limit": state.limiter.limit},
-            "first_content_s": {
-                q: state.latency.p(p, key, now) for q, p in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
-            },
-        }
-
-    def _gauges(self) -> Iterable[Metric]:
+    def _gauges(self) -> Iterable[Metric | None]:
         from prometheus_client.core import GaugeMetricFamily
 
-        now = self._clock()
-        circuit = GaugeMetricFamily(
-            "outrider_circuit_state", "0 closed, 1 half open, 2 open.", labels=["provider", "model"]
-        )
-        cooling = GaugeMetricFamily(
-            "outrider_cooldown_seconds", "Time for which a target is left alone.", labels=["provider", "model"]
-        )
-        running = GaugeMetricFamily(
-            "outrider_attempts_running", "Upstream calls running.", labels=["provider", "model"]
-        )
-        tokens = GaugeMetricFamily(
-            "outrider_retry_tokens",
-            "Retry budget left, least of the target's credentials.",
-            labels=["provider", "model"],
-        )
-        worst: dict[tuple[str, str], list[float]] = {}
-        for state in self.cluster.states():
-            labels = (state.target.provider, self.metrics.model(state.target.model))
-            values = (
-                _STATE_NUMBER[state.breaker.peek(now)],
-                state.cooling_s(now),
-                float(state.inflight),
-                -state.budget.tokens(now),
-            )
-            kept = worst.setdefault(labels, [0.0, 0.0, 0.0, -float("inf")])
-            kept[:] = [max(kept[0], values[0]), max(kept[1], values[1]), kept[2] + values[2], max(kept[3], values[3])]
-        for labels, (state_number, cooldown, inflight, negative) in worst.items():
-            circuit.add_metric(labels, state_number)
-            cooling.add_metric(labels, cooldown)
-            running.add_metric(labels, inflight)
-            tokens.add_metric(labels, -negative)
-        yield from (circuit, cooling, running, tokens)
-        yield from self._process_gauges()
-
-    def _process_gauges(self) -> Iterable[Metric]:
-        from prometheus_client.core import GaugeMetricFamily
-
+        yield from target_report.gauges(self.cluster.states(), self.metrics.model, self._clock)
         connections = GaugeMetricFamily(
             "outrider_upstream_connections", "Connections to providers.", labels=["provider", "state"]
         )

@@ -142,6 +142,8 @@ class Eyes:
         self.store.start()
         self.alarms.start()
         self.vitals.start()
+        if self._exports is not None:
+            self._exports.start()
         self._first = asyncio.get_running_loop().create_task(self._recall())
 
     async def _recall(self) -> None:

@@ -302,7 +302,8 @@ async def _status(answer: Awaitable[tuple[int, Any, bytes]]) -> int:
 
 
 def test_every_metric_is_documented_with_kind_and_labels() -> None:
-    text, _ = exposition.render(busy_app().metrics)
+    metrics = busy_app().metrics
+    text, _ = exposition.render(metrics, asyncio.run(metrics.gauges()))
     exposed = {}
     for family in text_string_to_metric_families(text.decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -347,19 +348,23 @@ def fields(value: Any, at: str = "") -> Iterator[str]:
 
 
 def status_fields() -> list[str]:
-    return [*fields(busy_app().status())]
+    return [*fields(asyncio.run(busy_app().status()))]
 
 
 def test_every_field_of_status_is_documented() -> None:
     assert set(names(text_of("operate.md"), "field")) == set(status_fields())
 
 
+async def _nothing(*_: object) -> Any:
+    raise AssertionError("nobody asks")
+
+
 def admin(config: Config) -> Admin:
     app = App(config, log=Log("json", "error"))
     state = AdminState(
         started=lambda: True, unready=lambda: "", unlive=lambda: "",
-        metrics=(lambda _: b"") if app.config.metrics else None,
-        config=dict, status=dict, quit=lambda: None, drain=lambda: None,
+        metrics=_nothing if app.config.metrics else None,
+        config=dict, status=_nothing, quit=lambda: None, drain=lambda: None,
     )  # fmt: skip
     return Admin(state, dangerous=app.operations.routes())
 
@@ -403,7 +408,7 @@ def health_fields(value: Any, at: str = "") -> Iterator[str]:
 
 def test_every_field_of_health_is_documented() -> None:
     told = set(names(text_of("health.md"), "health field"))
-    assert told == set(health_fields(busy_app().eyes.vitals.snapshot()))
+    assert told == set(health_fields(asyncio.run(busy_app().eyes.vitals.snapshot())))
 
 
 def test_every_event_of_the_stream_is_documented() -> None:

@@ -148,6 +148,11 @@ class Cluster:
             self._follow(found, candidate, now)
         return found
 
+    @property
+    def known(self) -> int:
+        """How many targets there are at present."""
+        return len(self._states)
+
     def states(self) -> list[TargetState]:
         """Every target known at present."""
         return list(self._states.values())

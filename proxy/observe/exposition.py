@@ -24,8 +24,9 @@ HTTP: Final = ("server_address", "server_port", "http_request_method", "http_res
 class _Collector:
     """What prometheus_client's registry asks."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, gauges: Callable[[], Iterable[Metric]]) -> None:
         self._metrics = metrics
+        self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         """Every family; prometheus_client calls this at a scrape."""
@@ -73,8 +74,7 @@ class _Collector:
                 family.add_metric(list(values), count)
             yield family
         yield from self._histograms()
-        for gauges in m.gauges:
-            yield from gauges()
+        yield from self._gauges()
 
     def _histograms(self) -> Iterator[Metric]:
         m = self._metrics
@@ -145,15 +145,18 @@ def _renamed(
     return made.items()
 
 
-def families(metrics: Metrics) -> Callable[[], Iterator[Metric]]:
-    """What a scrape would tell, whenever it is called. Takes milliseconds: call it in a thread."""
-    return _Collector(metrics).collect
+def families(metrics: Metrics, gauges: Callable[[], Iterable[Metric]]) -> Callable[[], Iterator[Metric]]:
+    """What a scrape would tell, whenever it is called. Takes milliseconds: call it in a thread, as `gauges` then is."""
+    return _Collector(metrics, gauges).collect
 
 
-def render(metrics: Metrics, open_metrics: bool = False) -> tuple[bytes, str]:
-    """The exposition and its content type: Prometheus text, or OpenMetrics. Takes milliseconds: call it in a thread."""
+def render(metrics: Metrics, gauges: Iterable[Metric] = (), open_metrics: bool = False) -> tuple[bytes, str]:
+    """The exposition and its content type: Prometheus text, or OpenMetrics. Takes milliseconds: call it in a thread.
+
+    `gauges`: what `Metrics.gauges` has read.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics))
+    registry.register(_Collector(metrics, lambda: gauges))
     if open_metrics:
         text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         return text, openmetrics.CONTENT_TYPE_LATEST

@@ -1,8 +1,8 @@
 """The health book: how every provider is, and an event for each change of it.
 
-It reads what the cluster has recorded (the pulse, circuit and cool-downs of every target) once a second and whenever
-somebody asks, so that nothing of it stands on the way of a request. What a reading means is decided in `policy.health`;
-here the readings are gathered, providers are held against routes, and changes are published.
+It reads what the cluster has recorded (the pulse, circuit and cool-downs of every target) once a second, and whenever
+somebody asks if that costs little, so that nothing of it stands on the way of a request. What a reading means is
+decided in `policy.health`; here they are gathered, providers are held against routes, and changes are published.
 
 A **route** is well while a target of its first tier is, degraded while only others (or an ill primary) are left to
 answer, and down when nobody is. The whole is as its routes are (`resilience.md` 3.14): degraded when a route is,
@@ -11,9 +11,9 @@ and down when the callers of some route are answered by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from proxy.base.target import Target
 from proxy.engine.cluster import Cluster, TargetState
@@ -22,6 +22,10 @@ from proxy.policy.health import WELL, Health, Probed, Reading, Signs, Status, St
 from proxy.policy.pulse import WINDOW_S
 from proxy.policy.verdict import Mark
 
+T = TypeVar("T")
+
+STEP: Final = 128
+"""Targets, providers or routes looked at in one go: one or two milliseconds of work."""
 MODELS_TOLD_MAX: Final = 32
 """Models that an event names."""
 
@@ -107,26 +111,45 @@ class HealthBook:
         for held in (self._healths, self._probes):
             for name in [name for name in held if name not in layout.providers]:
                 del held[name]
-        self.routes = self._judge_routes(self._clock())
+        now = self._clock()
+        self.routes = tuple(self._judge_route(name, links, now) for name, links in layout.routes.items())
 
     # Feeding ----------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Look at everything now, and tell what has changed. Once a second, and before anybody is answered."""
-        now = self._clock()
-        readings = self._read(now)
-        for name, known in self.layout.providers.items():
-            if known.disabled:
-                continue
-            reading = self._of_provider(name, readings.get(name, []))
-            step = self.health(name).judge(reading, now)
-            if step is not None:
-                if step.to is Status.DOWN:
-                    self.probes(name).doubt()
-                self._tell(name, step, readings.get(name, []))
+        """Look at everything now, in one go, and tell what has changed."""
+        for _ in self.look():
+            pass
+
+    def glance(self) -> None:
+        """As `tick` where that costs little; where it does not, the last look, of a second ago, must do."""
+        if self.cluster.known <= STEP:
+            self.tick()
+
+    def look(self) -> Iterator[None]:
+        """As `tick`, with a pause after every `STEP` things. It ends early when another configuration is adopted: there
+        is nothing to be told of the old one."""
+        layout = self.layout
+        readings: dict[str, list[tuple[TargetState, Reading]]] = {}
+        watches: dict[Target, Watch] = {}
+        states: dict[str, list[TargetState]] = {}
+        for _ in _steps(self.cluster.states(), lambda state: self._read(state, readings, watches, states)):
+            yield
+            if self.layout is not layout:
+                return
+        self._watches, self._states = watches, states
+        for _ in _steps(layout.providers, lambda name: self._judge(name, readings.get(name, []))):
+            yield
+            if self.layout is not layout:
+                return
         self._answers = {}
-        self.routes = self._judge_routes(now)
-        self._judge_all(now)
+        routes: list[RouteHealth] = []
+        for _ in _steps(layout.routes.items(), lambda route: routes.append(self._judge_route(*route, self._clock()))):
+            yield
+            if self.layout is not layout:
+                return
+        self.routes = tuple(routes)
+        self._judge_all(self._clock())
 
     def probed(self, provider: str, passed: bool, deep: bool) -> None:
         """An active probe has ended."""
@@ -143,7 +166,7 @@ class HealthBook:
             for state in self.cluster.states():
                 if state.target.provider == provider:
                     state.pulse.settled()
-        self.tick()
+        self.glance()
 
     def targets(self, provider: str) -> list[TargetState]:
         """The known targets of a provider, as they were at the last look."""
@@ -162,23 +185,33 @@ class HealthBook:
 
     # Readings ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, now: float) -> dict[str, list[tuple[TargetState, Reading]]]:
-        """The reading of every target that is known, by provider."""
-        found: dict[str, list[tuple[TargetState, Reading]]] = {}
-        watches = {}
-        self._states = {}
-        for state in self.cluster.states():
-            target = state.target
-            self._states.setdefault(target.provider, []).append(state)
-            if target.credential and now - state.pulse.seen_at > WINDOW_S:
-                continue  # a caller who has gone; there may be a thousand of them
-            watch = self._watches.get(target) or Watch()
-            watches[target] = watch
-            cleared_at = self.probes(target.provider).cleared_at if target.provider in self._probes else -1e9
-            reading = watch.read(state.pulse, self._signs(state, now), cleared_at, now)
-            found.setdefault(target.provider, []).append((state, reading))
-        self._watches = watches
-        return found
+    def _read(
+        self,
+        state: TargetState,
+        readings: dict[str, list[tuple[TargetState, Reading]]],
+        watches: dict[Target, Watch],
+        states: dict[str, list[TargetState]],
+    ) -> None:
+        """The reading of one target, put where it belongs."""
+        now, target = self._clock(), state.target
+        states.setdefault(target.provider, []).append(state)
+        if target.credential and now - state.pulse.seen_at > WINDOW_S:
+            return  # a caller who has gone; there may be a thousand of them
+        watch = self._watches.get(target) or Watch()
+        watches[target] = watch
+        cleared_at = self.probes(target.provider).cleared_at if target.provider in self._probes else -1e9
+        reading = watch.read(state.pulse, self._signs(state, now), cleared_at, now)
+        readings.setdefault(target.provider, []).append((state, reading))
+
+    def _judge(self, name: str, found: list[tuple[TargetState, Reading]]) -> None:
+        """Let the machine of a provider follow the readings of its targets."""
+        if self.layout.providers[name].disabled:
+            return
+        step = self.health(name).judge(self._of_provider(name, found), self._clock())
+        if step is not None:
+            if step.to is Status.DOWN:
+                self.probes(name).doubt()
+            self._tell(name, step, found)
 
     def _signs(self, state: TargetState, now: float) -> Signs:
         # What a caller's own credential is refused for says nothing about the provider.
@@ -207,9 +240,6 @@ class HealthBook:
 
     # Routes -----------------------------------------------------------------------------------------------------------
 
-    def _judge_routes(self, now: float) -> tuple[RouteHealth, ...]:
-        return tuple(self._judge_route(name, links, now) for name, links in self.layout.routes.items())
-
     def _judge_route(self, name: str, links: tuple[Link, ...], now: float) -> RouteHealth:
         seen = [(link, self.of_link(name, link, now)) for link in links]
         serving = next((link.provider for link, status in seen if status is not Status.DOWN), "")
@@ -233,14 +263,17 @@ class HealthBook:
 
     def _answer(self, provider: str, model: str, now: float) -> Status:
         status = self.health(provider).status
-        states = [state for state in self._states.get(provider, ()) if model in ("", state.target.model)]
+        states = self._states.get(provider, [])
+        if model:
+            states = [state for state in states if state.target.model == model]
         if status is Status.DOWN or not states:
             return status
-        usable = [state for state in states if _wait_s(state, now) <= 0.0]
-        if not usable:
+        usable = (state for state in states if _wait_s(state, now) <= 0.0)
+        first = next(usable, None)
+        if first is None:
             return Status.DOWN
         if status is Status.DEGRADED and model:
-            return worst(self.reading(state.target).status for state in usable)
+            return worst(self.reading(state.target).status for state in (first, *usable))
         return status
 
     def _judge_all(self, now: float) -> None:
@@ -321,3 +354,11 @@ class HealthBook:
 def _wait_s(state: TargetState, now: float) -> float:
     """Seconds until a target can be called again; a caller's own credential that is refused is that caller's affair."""
     return state.breaker.retry_after_s(now) if state.target.credential else state.unavailable_s(now)
+
+
+def _steps(each: Iterable[T], act: Callable[[T], None]) -> Iterator[None]:
+    """Do something with each of many; hands back after every `STEP`."""
+    for place, one in enumerate(each, 1):
+        act(one)
+        if place % STEP == 0:
+            yield

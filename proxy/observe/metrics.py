@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.observe.peer import Peer
 from proxy.observe.record import AttemptRecord, RequestRecord
+from proxy.observe.turns import Turns
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -125,7 +126,8 @@ class Timings:
         return list(self._values.items())
 
 
-Gauges = Callable[[], "Iterable[Metric]"]
+Gauges = Callable[[], "Iterable[Metric | None]"]
+"""Families that are read where their numbers live; None is a moment in which other work may be done."""
 
 
 class Metrics:
@@ -138,7 +140,7 @@ class Metrics:
         """Providers by name, as a scrape tells them in OpenTelemetry's words."""
         self.price: Callable[[str, str], tuple[float, float] | None] = lambda provider, model: None
         """USD per input and output token of a provider's model; None: unknown."""
-        self.gauges: list[Gauges] = []
+        self._gauges: list[Gauges] = []
         self.requests = Counts()
         self.follow(routes, models)
         self.reloads = Counts()
@@ -172,7 +174,18 @@ class Metrics:
 
     def add_gauges(self, gauges: Gauges) -> None:
         """Numbers that are read where they live, at a scrape."""
-        self.gauges.append(gauges)
+        self._gauges.append(gauges)
+
+    async def gauges(self) -> list[Metric]:
+        """Read the gauges: on the event loop, since what they read is changed there, and in turns."""
+        turns = Turns()
+        found = []
+        for gauges in self._gauges:
+            for family in gauges():
+                if family is not None:
+                    found.append(family)
+                await turns.pause()
+        return found
 
     def model(self, name: str) -> str:
         return name if name in self._models else "other"

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricExporter
@@ -21,14 +21,17 @@ from proxy.observe import exposition
 from proxy.observe.logs import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.peer import Peer
-from proxy.observe.threads import in_thread
+from proxy.observe.threads import in_thread, on_loop
 from proxy.observe.traces import Traces
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
+    from prometheus_client.core import Metric
 
 CLOSE_S: Final = 1.0
 """Longest time that sending the rest may take at the end."""
+GAUGES_S: Final = 5.0
+"""An event loop that has not told its gauges in this time is left alone: the counters go without them."""
 SAY_AGAIN_S: Final = 60.0
 """The same complaint of the SDK is written once in so long."""
 _POD: Final = {"POD_NAME": "k8s.pod.name", "POD_NAMESPACE": "k8s.namespace.name", "POD_UID": "k8s.pod.uid"}
@@ -95,6 +98,8 @@ class Exports:
         self._logger = logging.getLogger("opentelemetry")
         self._logger.addHandler(self._complaints)
         self._logger.propagate = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._read_gauges = metrics.gauges if metrics is not None else None
         self._traces: Traces | None = None
         self._meters: MeterProvider | None = None
         about = resource(os.environ)
@@ -104,9 +109,19 @@ class Exports:
             from proxy.observe.push import pushing
 
             try:
-                self._meters = pushing(metric_exporter(endpoint), exposition.families(metrics), about)
+                self._meters = pushing(metric_exporter(endpoint), exposition.families(metrics, self._gauges), about)
             except ValueError as error:  # an interval of 0; whatever else is wrong the SDK replaces by a default
                 log.write("error", "metrics are not pushed", reason=str(error)[:300])
+
+    def start(self) -> None:
+        """Called on the event loop whose gauges are told; before this none are."""
+        self._loop = asyncio.get_running_loop()
+
+    def _gauges(self) -> Iterable[Metric]:
+        """Called in the thread that sends."""
+        if self._loop is None or self._read_gauges is None:
+            return ()
+        return on_loop(self._loop, self._read_gauges, GAUGES_S) or ()
 
     def take(self, event: object) -> None:
         """The observer."""

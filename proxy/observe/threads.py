@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -26,3 +27,18 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
 
     Thread(target=run, name=name, daemon=True).start()
     return answer
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T | None:
+    """What `work` returns on `loop`, for a caller in another thread; None: it took longer, or the loop has ended."""
+    task = work()
+    try:
+        answer = asyncio.run_coroutine_threadsafe(task, loop)
+    except RuntimeError:  # the loop is closed
+        task.close()
+        return None
+    try:
+        return answer.result(timeout_s)
+    except (TimeoutError, CancelledError):
+        answer.cancel()
+        return None

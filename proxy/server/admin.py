@@ -39,7 +39,7 @@ HELD_BYTES: Final = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminState:
-    """What the admin port asks. Every callable is quick and does no I/O, `metrics` excepted."""
+    """What the admin port asks. Every callable is quick, or lets others have their turn, and does no I/O."""
 
     started: Callable[[], bool]
     """Config loaded and both ports bound."""
@@ -47,12 +47,11 @@ class AdminState:
     """Why no new traffic should come (no valid config, draining, stalled loop); empty: ready. Never a provider."""
     unlive: Callable[[], str]
     """Why the process should be restarted; empty: alive."""
-    metrics: Callable[[bool], bytes] | None
-    """The exposition, in OpenMetrics when the argument is true. Called in a thread, one call at a time. None: there is
-    no ``/metrics``."""
+    metrics: Callable[[bool], Awaitable[bytes]] | None
+    """The exposition, in OpenMetrics when the argument is true; one call at a time. None: there is no ``/metrics``."""
     config: Callable[[], Mapping[str, Any]]
     """The effective configuration, secrets already replaced."""
-    status: Callable[[], Mapping[str, Any]]
+    status: Callable[[], Awaitable[Mapping[str, Any]]]
     """Version, uptime, last reload and its error, queue depths."""
     quit: Callable[[], None]
     """Leave, as SIGTERM would."""
@@ -155,13 +154,15 @@ class Admin:
         return _json(self._state.config())
 
     async def _status(self, _: Inbound) -> tuple[int, Headers, bytes]:
-        return _json(self._state.status())
+        return _json(await self._state.status())
 
-    async def _metrics(self, render: Callable[[bool], bytes], inbound: Inbound) -> tuple[int, Headers, bytes]:
+    async def _metrics(
+        self, render: Callable[[bool], Awaitable[bytes]], inbound: Inbound
+    ) -> tuple[int, Headers, bytes]:
         accept = b",".join(value for name, value in inbound.headers if name.lower() == b"accept")
         wants_open = b"application/openmetrics-text" in accept.lower()
         async with self._metrics_lock:
-            text = await asyncio.to_thread(render, wants_open)
+            text = await render(wants_open)
         return 200, [("Content-Type", OPENMETRICS if wants_open else PROMETHEUS), _NO_STORE], text
 
     async def _quit(self, _: Inbound) -> tuple[int, Headers, bytes]:

@@ -91,11 +91,11 @@ class HealthRoutes:
 
     async def _health(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
-        return status.told(self._report.snapshot())
+        return status.told(await self._report.snapshot())
 
     async def _capabilities(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
-        self._book.tick()
+        self._book.glance()
         return status.told({name: {"status": word, "reason": why or None} for name, (word, why) in self._all().items()})
 
     # Abilities --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -108,7 +108,7 @@ class HealthStream:
     def __init__(
         self,
         journal: Journal,
-        snapshot: Callable[[], dict[str, Any]],
+        snapshot: Callable[[], Awaitable[dict[str, Any]]],
         incident_of: Callable[[str], str],
         wall: Callable[[], float],
         max_subscribers: int,
@@ -157,9 +157,9 @@ class HealthStream:
             message = f"there are {self.max_subscribers} readers (health.max_subscribers); try again later"
             raise Wrong(503, "too_many_subscribers", message, (("Retry-After", "15"),))
         reader = Reader(reply.connection.reset)
-        begin = self._begin(since)
         self._readers.add(reader)
         try:
+            begin = await self._begin(since)
             if _header(inbound, b"upgrade").lower() == "websocket":
                 await self._web_socket(inbound, reply, reader, begin)
             else:
@@ -171,12 +171,13 @@ class HealthStream:
             self._readers.discard(reader)
             self.dropped["slow"] += reader.is_slow
 
-    def _begin(self, since: int) -> Begin:
-        snapshot = self._snapshot()
+    async def _begin(self, since: int) -> Begin:
+        """Called when the reader's queue has just begun, which has all that happens while the snapshot is made."""
         journal = self._journal
+        id = since or journal.last_id
         missed = [entry for entry in journal.recent(since) if entry.kind in NAMES] if since else []
-        snapshot["missed"] = bool(since) and since + 1 < journal.oldest_id
-        return Begin(snapshot=snapshot, id=since or journal.last_id, missed=missed)
+        has_missed = bool(since) and since + 1 < journal.oldest_id
+        return Begin(snapshot={**await self._snapshot(), "missed": has_missed}, id=id, missed=missed)
 
     def _told(self, entry: Entry) -> dict[str, Any]:
         """An entry as an event; what its kind has of its own stands beside the rest."""

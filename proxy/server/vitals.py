@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.compiled import Config
@@ -52,6 +53,8 @@ class Vitals:
         report = HealthReport(self.book, lambda provider: rollup.uptime_24h(provider, wall()), clock, wall)
         self._routes = HealthRoutes(report, self.book, config, history, clock)
         self._stream = HealthStream(journal, report.snapshot, incident_of, wall, config.health.max_subscribers)
+        self._look: Iterator[None] | None = None
+        """A look at everything that is not finished."""
         self._prober = Prober(self._aim, self._probed, clock, wall, rng)
         self.snapshot = report.snapshot
 
@@ -69,8 +72,16 @@ class Vitals:
         self._prober.adopt(settings, self._config.providers)
 
     def tick(self) -> None:
-        """Once a second."""
-        self.book.tick()
+        """Once a second. Many targets are looked at in turns, with whatever else is ready between them."""
+        if self._look is None:
+            self._look = self.book.look()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        look, self._look = self._look, None
+        if look is not None and next(look, self) is not self:
+            self._look = look
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def adopt(self, config: Config) -> None:
         """Follow another configuration."""

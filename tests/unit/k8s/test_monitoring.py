@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -111,7 +112,8 @@ def exposed() -> dict[str, str]:
     """Every family that the code exposes, and its type: those without a value yet too."""
     loaded = load_text(FILE, "f", {})
     assert loaded.config is not None, loaded.errors
-    text, _ = exposition.render(App(loaded.config, clock=lambda: 0.0, log=Log("json", "error")).metrics)
+    metrics = App(loaded.config, clock=lambda: 0.0, log=Log("json", "error")).metrics
+    text, _ = exposition.render(metrics, asyncio.run(metrics.gauges()))
     return dict(re.findall(r"^# TYPE (\S+) (\S+)$", text.decode(), re.MULTILINE))
 
 

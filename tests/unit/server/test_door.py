@@ -528,14 +528,20 @@ class Operator:
         self.unready = self.unlive = ""
         self.started = True
 
+    async def metrics(self, wants_open: bool) -> bytes:
+        return b"open" if wants_open else b"classic"
+
+    async def status(self) -> dict[str, str]:
+        return {"version": "0"}
+
     def state(self) -> AdminState:
         return AdminState(
             started=lambda: self.started,
             unready=lambda: self.unready,
             unlive=lambda: self.unlive,
-            metrics=lambda wants_open: b"open" if wants_open else b"classic",
+            metrics=self.metrics,
             config=lambda: {"version": 1, 2: "x"},
-            status=lambda: {"version": "0"},
+            status=self.status,
             quit=lambda: self.calls.append("quit"),
             drain=lambda: self.calls.append("drain"),
         )

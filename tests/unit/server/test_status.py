@@ -172,10 +172,10 @@ def journal() -> Journal:
 
 
 def stream(of: Journal, most: int = 10, size: int = 0) -> HealthStream:
-    snapshot = {"status": "healthy", "pad": "x" * size}
-    return HealthStream(
-        of, lambda: dict(snapshot), lambda provider: "inc_1" if provider == "a" else "", time.time, most
-    )
+    async def snapshot() -> dict[str, Any]:
+        return {"status": "healthy", "pad": "x" * size}
+
+    return HealthStream(of, snapshot, lambda provider: "inc_1" if provider == "a" else "", time.time, most)
 
 
 def down(provider: str = "a", size: int = 0) -> Entry:

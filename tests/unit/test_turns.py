@@ -1,0 +1,314 @@
+"""Whatever looks on lets requests go first, however many targets there are, and touches them on the event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.app import App
+from proxy.base.outcome import Class, Outcome
+from proxy.base.target import Target
+from proxy.config.compiled import Config
+from proxy.config.load import load_text
+from proxy.engine.plan import Candidate
+from proxy.observe import health, health_report, target_report, turns
+from proxy.observe.entry import Entry
+from proxy.observe.logs import Log
+from proxy.observe.threads import on_loop
+from proxy.observe.turns import Turns
+from proxy.policy.breaker import Breaker
+
+FILE = """
+version: 1
+listen:
+  data: {port: 0}
+  admin: {port: 0}
+limits: {max_targets: 4096}
+providers:
+  a: {dialect: openai, base_url: "http://127.0.0.1:1/v1"}
+  b: {dialect: openai, base_url: "http://127.0.0.1:1/v1"}
+routes: [{name: r, targets: [{provider: a}, {provider: b}]}]
+"""
+KEY = (True, 0)
+
+
+def configuration(text: str = FILE) -> Config:
+    loaded = load_text(text, "f", {})
+    assert loaded.config is not None, loaded.errors
+    return loaded.config
+
+
+class Crowd:
+    """An app with many targets, on a clock that stands still until it is moved; nothing is bound."""
+
+    def __init__(self, targets: int, provider: str = "a") -> None:
+        self.now = 100.0
+        self.app = App(configuration(), clock=lambda: self.now, wall=lambda: 1e9 + self.now, log=Log("json", "error"))
+        self.told: list[Entry] = []
+        self.app.bus.subscribe(lambda event: self.told.append(event) if isinstance(event, Entry) else None)
+        for n in range(targets):
+            self.app.cluster.state(Candidate(target=Target(provider, f"m{n}")), self.now)
+
+    def fail(self) -> None:
+        """Every target has failed four times, over two seconds."""
+        for state in self.app.cluster.states():
+            for n in range(4):
+                state.pulse.ended(KEY, Outcome(cls=Class.SERVER_ERROR), 0.1, False, self.now + n / 2)
+        self.now += 2.0
+
+    @property
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.told]
+
+
+class Beside:
+    """Counts the turns that other work of the event loop gets."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self._task = asyncio.get_running_loop().create_task(self._count())
+
+    async def _count(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+@pytest.fixture
+async def beside() -> AsyncIterator[Beside]:
+    made = Beside()
+    await asyncio.sleep(0)
+    yield made
+    await made.end()
+
+
+async def test_work_pauses_when_its_turn_has_taken_two_milliseconds_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, beside: Beside
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock[0], raising=False)
+    work = Turns()
+    before = beside.turns
+    clock[0] = turns.TURN_S * 0.9
+    await work.pause()
+    assert beside.turns == before
+    clock[0] = turns.TURN_S
+    await work.pause()
+    assert beside.turns == before + 1
+    await work.pause()
+    assert beside.turns == before + 1  # a new turn has begun
+
+
+@pytest.mark.parametrize("targets", [300, 1000])
+async def test_reports_give_others_their_turn_at_every_target(
+    targets: int, monkeypatch: pytest.MonkeyPatch, beside: Beside
+) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    crowd = Crowd(targets)
+    crowd.app.eyes.vitals.book.tick()
+    for ask, least in (
+        (crowd.app.eyes.vitals.snapshot, targets + health_report.MODELS_MAX),
+        (crowd.app.status, targets),
+        (crowd.app.metrics.gauges, targets // target_report.STEP),
+    ):
+        before = beside.turns
+        assert await ask()
+        assert beside.turns - before >= least
+
+
+async def test_the_look_of_each_second_gives_others_their_turn_and_sees_the_same(beside: Beside) -> None:
+    crowd = Crowd(1000)
+    crowd.fail()
+    crowd.app.eyes.tick()
+    assert crowd.kinds == []  # 128 of 1,000 have been looked at
+    before = beside.turns
+    while "degraded_entered" not in crowd.kinds:
+        assert beside.turns - before < 50
+        await asyncio.sleep(0)
+    assert beside.turns - before >= 1000 // health.STEP
+    assert sorted(crowd.kinds) == ["degraded_entered", "incident_opened", "provider_down"]
+    assert len(crowd.app.eyes.vitals.book.targets("a")) == 1000
+
+
+def test_few_targets_are_looked_at_before_anybody_is_answered() -> None:
+    crowd = Crowd(health.STEP)
+    crowd.fail()
+    snapshot = asyncio.run(crowd.app.eyes.vitals.snapshot())
+    assert [each["status"] for each in snapshot["providers"]] == ["down", "healthy"]
+
+
+def test_of_many_targets_the_last_look_is_told() -> None:
+    crowd = Crowd(health.STEP + 1)
+    crowd.fail()
+    assert asyncio.run(crowd.app.eyes.vitals.snapshot())["status"] == "healthy"
+    crowd.app.eyes.vitals.book.tick()
+    assert asyncio.run(crowd.app.eyes.vitals.snapshot())["status"] == "degraded"
+
+
+@pytest.mark.parametrize("pauses", [1, 2, 7])
+def test_a_look_ends_when_another_configuration_is_adopted(pauses: int) -> None:
+    crowd = Crowd(1000)
+    crowd.fail()
+    book = crowd.app.eyes.vitals.book
+    look = book.look()
+    for _ in range(pauses):
+        next(look)
+    book.adopt(health.Layout(providers={}, routes={}))
+    assert list(look) == []
+    assert crowd.kinds == []
+    assert book.routes == ()
+
+
+async def test_a_second_look_does_not_begin_before_the_first_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd(1000)
+    begun = []
+    vitals = crowd.app.eyes.vitals
+    look = vitals.book.look
+    monkeypatch.setattr(vitals.book, "look", lambda: begun.append(1) or look())
+    for _ in range(3):
+        vitals.tick()
+    assert len(begun) == 1
+    for _ in range(20):
+        await asyncio.sleep(0)
+    vitals.tick()
+    assert len(begun) == 2
+
+
+def test_status_tells_the_targets_that_were_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_report, "TARGETS_MAX", 2)
+    crowd = Crowd(5)
+    for n, state in enumerate(crowd.app.cluster.states()):
+        state.used_at = [3.0, 9.0, 1.0, 8.0, 2.0][n]
+    told = asyncio.run(crowd.app.status())
+    assert [each["target"] for each in told["targets"]] == ["a/m1", "a/m3"]
+    assert told["targets_left_out"] == 3
+
+
+def test_percentiles_of_very_many_times_are_read_from_an_even_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_report, "RANKED_MAX", 50)
+    crowd = Crowd(10)
+    for n, state in enumerate(crowd.app.cluster.states()):
+        for m in range(100):
+            state.pulse.content(KEY, (100 * n + m) / 1000, state.latency, crowd.now)
+            state.pulse.ended(KEY, Outcome(cls=Class.OK), 1.0, True, crowd.now)
+    provider = asyncio.run(crowd.app.eyes.vitals.snapshot())["providers"][0]
+    assert provider["avg_response_time_ms"] == 499.5
+    for quantile, exact in (("p50", 499.0), ("p95", 949.0), ("p99", 989.0)):
+        assert provider["latency_ms"][quantile] == pytest.approx(exact, abs=21.0)  # one of 48 is 21 ms
+
+
+# One thread -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_scrape_touches_targets_on_the_event_loop_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked of a breaker may move it: two threads at once would break what admits requests."""
+    seen = set()
+    peek = Breaker.peek
+
+    def spied(self: Breaker, *args: Any) -> Any:
+        seen.add(threading.get_ident())
+        return peek(self, *args)
+
+    monkeypatch.setattr(Breaker, "peek", spied)
+    app = App(configuration(), log=Log("json", "error"))
+    app.cluster.state(Candidate(target=Target("a", "m")), 0.0)
+    await app.start()
+    try:
+        assert app.listeners is not None
+        seen.clear()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{app.listeners.admin_port}/metrics") as answer,
+        ):
+            text = await answer.text()
+    finally:
+        await app.close()
+    assert 'outrider_circuit_state{model="other",provider="a"} 0.0' in text
+    assert seen == {threading.get_ident()}
+
+
+async def test_another_thread_gets_what_the_event_loop_has_read() -> None:
+    async def read() -> int:
+        return threading.get_ident()
+
+    loop = asyncio.get_running_loop()
+    assert await asyncio.to_thread(on_loop, loop, read, 5.0) == threading.get_ident()
+
+
+async def test_another_thread_does_not_wait_for_an_event_loop_that_has_no_time() -> None:
+    left = asyncio.Event()
+
+    async def never() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    assert await asyncio.to_thread(on_loop, asyncio.get_running_loop(), never, 0.01) is None
+    async with asyncio.timeout(5):
+        await left.wait()
+
+
+def test_an_event_loop_that_has_ended_tells_nothing() -> None:
+    async def read() -> int:
+        return 1
+
+    loop = asyncio.new_event_loop()
+    loop.close()
+    assert on_loop(loop, read, 1.0) is None
+
+
+# What happens meanwhile -----------------------------------------------------------------------------------------------
+
+
+async def test_what_happens_while_a_snapshot_is_made_comes_after_it() -> None:
+    app = App(configuration(), log=Log("json", "error"))
+    await app.start()
+    stream = app.eyes.vitals._stream
+    snapshot = stream._snapshot
+
+    async def slow() -> dict[str, Any]:
+        found = await snapshot()
+        app.eyes.tell("provider_down", provider="a", detail={"status": "down"})
+        return found
+
+    stream._snapshot = slow
+    try:
+        assert app.listeners is not None
+        async with (
+            asyncio.timeout(10),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"http://127.0.0.1:{app.listeners.data_port}/v1/health/stream") as socket,
+        ):
+            first, second = await socket.receive_json(), await socket.receive_json()
+    finally:
+        await app.close()
+    assert (first["event"], second["event"]) == ("snapshot", "provider_down")
+    assert second["id"] > first["id"]
+
+
+async def test_a_fault_of_an_observer_does_not_stop_the_heart_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App(configuration(), log=Log("json", "error"))
+    await app.start()
+    try:
+
+        def broken() -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(app.eyes, "tick", broken)
+        with pytest.raises(ZeroDivisionError):
+            app._tick()
+        (timer,) = app._timers
+        assert not timer.cancelled()
+        assert 0.0 < timer.when() - asyncio.get_running_loop().time() <= 1.0
+    finally:
+        await app.close()
