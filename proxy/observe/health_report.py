@@ -7,6 +7,7 @@ that of the first content, which for an answer in one piece is the whole of it. 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
@@ -16,13 +17,15 @@ from typing import Any, Final
 from proxy.base.outcome import GROUP, Class, Group
 from proxy.engine.cluster import TargetState
 from proxy.observe.entry import iso
-from proxy.observe.health import HealthBook, Known
+from proxy.observe.health import STEP, HealthBook, Known
 from proxy.observe.turns import Turns
 from proxy.policy import rate_limits
 from proxy.policy.health import Reading, Status, worst
 from proxy.policy.pulse import WINDOW_S
 from proxy.policy.window import State
 
+KEPT_S: Final = 1.0
+"""Age of a report that is told again, with many targets: as old as the last look at them may be anyway."""
 MODELS_MAX: Final = 100
 """Models told of one provider: those that were called last come first."""
 RANKED_MAX: Final = 16_384
@@ -62,6 +65,20 @@ class HealthReport:
         self._uptime = uptime
         self._clock = clock
         self._wall = wall
+        self._kept: Mapping[str, Any] = {}
+        self._kept_until = clock()
+        self._making = asyncio.Lock()
+
+    async def recent(self) -> Mapping[str, Any]:
+        """As `snapshot`; where there are many targets, one that is up to `KEPT_S` old, and the same for all who ask."""
+        if self._book.cluster.known <= STEP:
+            return await self.snapshot()
+        async with self._making:
+            now = self._clock()
+            if now >= self._kept_until:
+                self._kept = await self.snapshot()
+                self._kept_until = now + KEPT_S
+            return self._kept
 
     async def snapshot(self) -> dict[str, Any]:
         """How everything is now. Every model is told of one moment; where there are many, of one after the other."""

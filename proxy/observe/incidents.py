@@ -6,7 +6,7 @@ status page of an outage does not depend on a disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any, Final
 
@@ -74,15 +74,19 @@ class Incidents:
     def tick(
         self,
         out: frozenset[tuple[str, str]] = frozenset(),
-        is_open: Callable[[str, str], bool] = lambda provider, model: True,
+        open_circuits: Callable[[], Set[tuple[str, str]]] | None = None,
     ) -> None:
         """Once a second. `out`: what is in announced maintenance, as (provider, model or empty for all of them);
-        `is_open`: whether a circuit is open or half open. One whose target a reload has forgotten never tells."""
+        `open_circuits`: whose circuit is open or half open, since one that a reload has forgotten never tells; None:
+        whoever was told to be open still is."""
         now = self._wall()
-        for provider, model in self._machine.circuits():
-            if not is_open(provider, model):
-                over = Over(at=now, provider=provider, signal=Signal.CIRCUIT, model=model)
-                self._apply(self._machine.step(over))
+        known = self._machine.circuits()
+        if known and open_circuits is not None:
+            still = open_circuits()
+            for provider, model in known:
+                if (provider, model) not in still:
+                    over = Over(at=now, provider=provider, signal=Signal.CIRCUIT, model=model)
+                    self._apply(self._machine.step(over))
         self._apply(self._machine.tick(now, out))
 
     def adopt(self, providers: Iterable[str], remind_s: float) -> None:

@@ -90,6 +90,8 @@ CASES_MAX: Final = 1024
 SAMPLES_MAX: Final = 5
 TIMELINE_MAX: Final = 50
 """Entries of a timeline: the first ten and the last forty are kept."""
+MODELS_MAX: Final = 100
+"""Models that an incident names: those it met first."""
 ERRORS_MAX: Final = 32
 """Names of errors that are counted apart."""
 
@@ -168,6 +170,11 @@ class _Case:
         self.told_at = 0.0
         self.is_stale = False
         """Its numbers have changed since they were told."""
+
+    def meets(self, model: str) -> None:
+        """A model it concerns; empty: none is known. Callers may make up names, so only the first few are kept."""
+        if model and len(self.models) < MODELS_MAX:
+            self.models.setdefault(model)
 
 
 class Machine:
@@ -283,8 +290,7 @@ class Machine:
             case.run = _Run()
         case.run.fail(sign)
         case.region = sign.region or case.region
-        if sign.model:
-            case.models.setdefault(sign.model)
+        case.meets(sign.model)
         recent = case.run.recent
         if family is Family.RATE_LIMITING and len(recent) == LIMITED_ERRORS and sign.at - recent[0] <= LIMITED_WINDOW_S:
             reason = f"{LIMITED_ERRORS} rate limits within {sign.at - recent[0]:.0f} s"
@@ -299,8 +305,7 @@ class Machine:
             return []
         case.region = sign.region or case.region
         for model in (sign.model, *sign.models):
-            if model:
-                case.models.setdefault(model)
+            case.meets(model)
         known = case.signals.get((sign.signal, sign.model))
         if known is not None:
             known.seen = sign.at

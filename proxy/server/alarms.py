@@ -91,7 +91,7 @@ class Alarms:
     def tick(self) -> None:
         """Once a second."""
         now = self._clock()
-        self.incidents.tick(self._in_maintenance(now), self._is_open)
+        self.incidents.tick(self._in_maintenance(now), self._open_circuits)
         self.notifier.tick()
         if now - self._expired_at >= EXPIRE_S:
             self._expired_at = now
@@ -130,14 +130,13 @@ class Alarms:
             if absence.reason == "maintenance" and absence.provider and not absence.route and absence.until > now
         )
 
-    def _is_open(self, provider: str, model: str) -> bool:
+    def _open_circuits(self) -> set[tuple[str, str]]:
         now = self._clock()
-        return any(
-            state.target.provider == provider
-            and state.target.model == model
-            and state.breaker.peek(now) is not State.CLOSED
+        return {
+            (state.target.provider, state.target.model)
             for state in self._cluster.states()
-        )
+            if state.breaker.peek(now) is not State.CLOSED
+        }
 
     def _ways(self) -> Ways:
         notify = self._config.notify

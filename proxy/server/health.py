@@ -91,7 +91,7 @@ class HealthRoutes:
 
     async def _health(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
-        return status.told(await self._report.snapshot())
+        return status.told(await self._report.recent())
 
     async def _capabilities(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()

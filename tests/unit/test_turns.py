@@ -91,7 +91,7 @@ async def beside() -> AsyncIterator[Beside]:
     await made.end()
 
 
-async def test_work_pauses_when_its_turn_has_taken_two_milliseconds_and_not_before(
+async def test_work_pauses_when_its_turn_is_over_and_not_before(
     monkeypatch: pytest.MonkeyPatch, beside: Beside
 ) -> None:
     clock = [0.0]
@@ -152,6 +152,45 @@ def test_of_many_targets_the_last_look_is_told() -> None:
     assert asyncio.run(crowd.app.eyes.vitals.snapshot())["status"] == "healthy"
     crowd.app.eyes.vitals.book.tick()
     assert asyncio.run(crowd.app.eyes.vitals.snapshot())["status"] == "degraded"
+
+
+async def test_many_targets_are_told_to_all_who_ask_at_once_and_again_for_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crowd = Crowd(health.STEP + 1)
+    report, made = crowd.app.eyes.vitals._routes._report, []
+    snapshot = report.snapshot
+
+    async def counted() -> dict[str, Any]:
+        made.append(crowd.now)
+        await asyncio.sleep(0)
+        return await snapshot()
+
+    monkeypatch.setattr(report, "snapshot", counted)
+    first, *others = await asyncio.gather(*(report.recent() for _ in range(4)))
+    assert all(other is first for other in others)
+    crowd.now += health_report.KEPT_S * 0.9
+    assert await report.recent() is first
+    crowd.now += health_report.KEPT_S * 0.2
+    assert await report.recent() is not first
+    assert made == [100.0, crowd.now]
+
+
+async def test_who_asks_goes_on_when_the_one_who_asked_first_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd(health.STEP + 1)
+    report = crowd.app.eyes.vitals._routes._report
+    first, second = (asyncio.ensure_future(report.recent()) for _ in range(2))
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second)["status"] == "healthy"
+    assert first.cancelled()
+
+
+async def test_few_targets_are_told_anew_each_time() -> None:
+    crowd = Crowd(3)
+    report = crowd.app.eyes.vitals._routes._report
+    assert await report.recent() is not await report.recent()
 
 
 @pytest.mark.parametrize("pauses", [1, 2, 7])

@@ -141,10 +141,10 @@ def test_a_provider_told_to_wait_for_long_is_rate_limited_and_not_slow() -> None
 def test_a_circuit_that_a_reload_has_forgotten_is_open_no_more() -> None:
     world = World()
     world.take("circuit", model="m", detail={"to": "open"})
-    world.incidents.tick(is_open=lambda provider, model: (provider, model) == ("a", "m"))
+    world.incidents.tick(open_circuits=lambda: {("a", "m")})
     assert world.incidents.open == 1
     world.now += 1
-    world.incidents.tick(is_open=lambda provider, model: False)
+    world.incidents.tick(open_circuits=set)
     world.pass_time(HOLD_S)
     assert world.incidents.open == 0
 

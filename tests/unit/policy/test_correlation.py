@@ -15,6 +15,7 @@ from proxy.policy.correlation import (
     GAP_S,
     HOLD_S,
     LIMITED_ERRORS,
+    MODELS_MAX,
     REMINDERS_MAX,
     SLOW_RIPE_S,
     TIMELINE_MAX,
@@ -358,6 +359,17 @@ def test_limits_hold() -> None:
     world.tick(500)
     assert len(world.last.errors) <= 33
     assert sum(world.last.errors.values()) == 200
+    assert len(world.last.models) == MODELS_MAX
+
+
+def test_models_that_callers_make_up_do_not_fill_the_memory() -> None:
+    world = World()
+    world.tell(trouble(0, Signal.DOWN, models=("m",)))
+    for n in range(1000):
+        world.fail(n / 100, model=f"made-up-{n}")
+    assert len(world.machine.open()[0].models) <= MODELS_MAX
+    world.tick(20)
+    assert world.last.models == ("m", *(f"made-up-{n}" for n in range(MODELS_MAX - 1)))
 
 
 @pytest.mark.parametrize(
