@@ -166,7 +166,8 @@ class Chooser:
             state = self._cluster.state(candidate, now)
             price = None if candidate.price is None else candidate.price.input + candidate.price.output
             tier = candidate.tier if index >= self._plan.lead else LEAD - self._plan.lead + index
-            entries.append(balance.Entry(index, tier, candidate.weight, price, state.load, state.limiter.inflight))
+            weight = candidate.weight if state.breaker.mark(now) is Mark.NORMAL else candidate.weight / 2
+            entries.append(balance.Entry(index, tier, weight, price, state.load, state.limiter.inflight))
         return balance.arrange(self._plan.balance, entries, self._rng, now)
 
     def _without_slow(self, order: Sequence[int], now: float) -> Sequence[int]:

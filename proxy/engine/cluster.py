@@ -23,6 +23,8 @@ from proxy.policy.cooldown import Cooldown
 from proxy.policy.latency import Latency, LatencyKey
 from proxy.policy.limiter import Limiter
 from proxy.policy.pulse import Pulse
+from proxy.policy.slow_line import SlowLine
+from proxy.policy.verdict import Mark
 
 CENSORED = frozenset({"superseded", "deadline"})
 """Ends without content that say how slow a target is at least. A caller that leaves says nothing (S30)."""
@@ -72,6 +74,7 @@ class TargetState:
         "limiter",
         "load",
         "pulse",
+        "slow_line",
         "target",
         "told",
         "used_at",
@@ -93,6 +96,7 @@ class TargetState:
         self.credential_cooldown = credential_cooldown
         self.limiter = Limiter(candidate.max_concurrency)
         self.latency = Latency()
+        self.slow_line = SlowLine()
         self.load = Load()
         self.pulse = Pulse()
         self.told: tuple[Iterable[tuple[bytes, bytes]], float] = (), now
@@ -272,8 +276,10 @@ class Cluster:
         """The attempt goes out."""
         state.inflight += 1
         state.used_at = now
-        p95_s = state.latency.p(0.95, key, now)
-        state.breaker.start(permit, now, None if p95_s is None else max(p95_s, SLOW_LINE_MIN_S))
+        breaker = state.breaker
+        is_suspected = breaker.mark(now) is not Mark.NORMAL
+        line_s = state.slow_line.at(key, state.latency.p(0.95, key, now), is_suspected, now)
+        breaker.start(permit, now, None if line_s is None else max(line_s, SLOW_LINE_MIN_S))
 
     def content(self, state: TargetState, permit: Permit, key: LatencyKey, elapsed_s: float, now: float) -> None:
         """The attempt has shown its first content, `elapsed_s` after it began."""

@@ -55,7 +55,8 @@ class Entry:
 
     index: int
     tier: int
-    weight: int
+    weight: float
+    """Halved while the target is suspected of being slow (`resilience.md` 3.6)."""
     price: float | None
     """USD per million tokens, input plus output; None: unknown, sorted last by `cheapest`."""
     load: Load
@@ -104,7 +105,7 @@ def _adaptive(group: list[Entry], rng: Callable[[], float], now: float) -> list[
     """The better of two distinct random choices leads; the others follow by load."""
 
     def load(entry: Entry) -> float:
-        return entry.load.cost_s(now) * (entry.pending + 1) / max(entry.weight, 1)
+        return entry.load.cost_s(now) * (entry.pending + 1) / (entry.weight or 1.0)
 
     if len(group) > 1:
         a = min(int(rng() * len(group)), len(group) - 1)

@@ -17,7 +17,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -47,6 +47,14 @@ NAMES: Final[Mapping[str, str]] = {
 """Kind of an entry -> name of the event; others are not told here."""
 
 
+class Told(NamedTuple):
+    """An event, made once for all readers."""
+
+    id: int
+    name: str
+    json: bytes
+
+
 class Reader:
     """One subscriber's queue."""
 
@@ -55,17 +63,17 @@ class Reader:
     def __init__(self, drop: Callable[[], None]) -> None:
         """`drop` cuts its connection."""
         self._drop = drop
-        self.queue: deque[Entry] = deque()
+        self.queue: deque[Told] = deque()
         self.is_slow = False
         """It did not take its events, and its connection is cut."""
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, entry: Entry) -> None:
+    def put(self, told: Told) -> None:
         """An event for this reader; one whose queue is full is dropped."""
         if self.is_slow:
             return
         if len(self.queue) < QUEUE_MAX:
-            self.queue.append(entry)
+            self.queue.append(told)
         else:
             self.is_slow = True
             self.queue.clear()
@@ -99,7 +107,7 @@ class Begin:
     snapshot: dict[str, Any]
     id: int
     """Number that the snapshot stands for: what comes behind it is newer."""
-    missed: list[Entry]
+    missed: list[Told]
 
 
 class HealthStream:
@@ -136,9 +144,10 @@ class HealthStream:
             reader.wake()
 
     def _heard(self, entry: Entry) -> None:
-        if entry.kind in NAMES:
+        if entry.kind in NAMES and self._readers:
+            told = self._told(entry)
             for reader in self._readers:
-                reader.put(entry)
+                reader.put(told)
 
     # Serving ----------------------------------------------------------------------------------------------------------
 
@@ -175,18 +184,18 @@ class HealthStream:
         """Called when the reader's queue has just begun, which has all that happens while the snapshot is made."""
         journal = self._journal
         id = since or journal.last_id
-        missed = [entry for entry in journal.recent(since) if entry.kind in NAMES] if since else []
+        missed = [self._told(entry) for entry in journal.recent(since) if entry.kind in NAMES] if since else []
         has_missed = bool(since) and since + 1 < journal.oldest_id
         return Begin(snapshot={**await self._snapshot(), "missed": has_missed}, id=id, missed=missed)
 
-    def _told(self, entry: Entry) -> dict[str, Any]:
+    def _told(self, entry: Entry) -> Told:
         """An entry as an event; what its kind has of its own stands beside the rest."""
         shown = to_json(entry)
         detail = shown.pop("detail", {})
         event = {"event": NAMES[entry.kind], **shown, **detail}
         if entry.kind.startswith("provider_"):
             event["incident"] = self._incident_of(entry.provider) or None
-        return event
+        return Told(entry.id, event["event"], _json(event))
 
     # Server-Sent Events -----------------------------------------------------------------------------------------------
 
@@ -198,9 +207,9 @@ class HealthStream:
         ]
         reply.pace(write_timeout_s=HEARTBEAT_S, buffer_bytes=BUFFER_BYTES)
         await reply.begin(200, headers)
-        await reply.write(_sse("snapshot", begin.snapshot, begin.id))
-        for entry in begin.missed:
-            await reply.write(_sse(NAMES[entry.kind], self._told(entry), entry.id))
+        await reply.write(_sse("snapshot", _json(begin.snapshot), begin.id))
+        for told in begin.missed:
+            await reply.write(_sse(told.name, told.json, told.id))
         while True:
             has_come = await reader.wait(HEARTBEAT_S)
             if self._closing:
@@ -209,10 +218,10 @@ class HealthStream:
             if reader.is_slow:
                 return
             if not has_come:
-                await reply.write(_sse("heartbeat", {"at": iso(self._wall())}, None))
+                await reply.write(_sse("heartbeat", _json({"at": iso(self._wall())}), None))
             while reader.queue:
-                entry = reader.queue.popleft()
-                await reply.write(_sse(NAMES[entry.kind], self._told(entry), entry.id))
+                told = reader.queue.popleft()
+                await reply.write(_sse(told.name, told.json, told.id))
 
     # WebSocket --------------------------------------------------------------------------------------------------------
 
@@ -246,9 +255,9 @@ class HealthStream:
         begin: Begin,
         listening: asyncio.Task[None],
     ) -> None:
-        await _send(socket, {"event": "snapshot", "id": begin.id, **begin.snapshot})
-        for entry in begin.missed:
-            await _send(socket, self._told(entry))
+        await _send(socket, _json({"event": "snapshot", "id": begin.id, **begin.snapshot}))
+        for told in begin.missed:
+            await _send(socket, told.json)
         while not listening.done():
             has_come = await reader.wait(HEARTBEAT_S)
             if self._closing:
@@ -257,14 +266,14 @@ class HealthStream:
             if reader.is_slow:
                 return
             if not has_come:
-                await _send(socket, {"event": "heartbeat", "at": iso(self._wall())})
+                await _send(socket, _json({"event": "heartbeat", "at": iso(self._wall())}))
             while reader.queue:
-                await _send(socket, self._told(reader.queue.popleft()))
+                await _send(socket, reader.queue.popleft().json)
 
 
-async def _send(socket: web.WebSocketResponse, event: Mapping[str, Any]) -> None:
+async def _send(socket: web.WebSocketResponse, event: bytes) -> None:
     async with asyncio.timeout(HEARTBEAT_S):
-        await socket.send_str(orjson.dumps(event, default=str).decode())
+        await socket.send_str(event.decode())
 
 
 async def _until_closed(socket: web.WebSocketResponse, reader: Reader) -> None:
@@ -274,9 +283,13 @@ async def _until_closed(socket: web.WebSocketResponse, reader: Reader) -> None:
     reader.wake()
 
 
-def _sse(event: str, data: Mapping[str, Any], id: int | None) -> bytes:
+def _json(event: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+def _sse(event: str, data: bytes, id: int | None) -> bytes:
     number = b"" if id is None else b"id: %d\n" % id
-    return b"%bevent: %b\ndata: %b\n\n" % (number, event.encode(), orjson.dumps(data, default=str))
+    return b"%bevent: %b\ndata: %b\n\n" % (number, event.encode(), data)
 
 
 def _header(inbound: Inbound, name: bytes) -> str:
