@@ -8,10 +8,15 @@ be neither late nor noisy: every change of it is an event on the health stream a
 * *down*: four bad outcomes in a row, over a second at least; or its circuit is not closed and it has shown no content
   for five seconds; or a credential, a right or the model is refused.
 * *degraded*: its circuit is not closed; or the sum over errors has reached its bar; or the breaker has marked it slow
-  (or attempts hang), and the sum over first-content times has reached its bar, or agrees for half a minute; or a rate
-  limit keeps it out for ten seconds.
-* *suspected*: the breaker has marked it slow. Traffic leaves it at once, so the answers that would prove it come rarely
-  from here on. It is shown, and told to nobody: a healthy target is marked every 20,000 answers or so.
+  (or attempts hang), and the sum over first-content times has reached its bar; or the mark has lasted half a minute,
+  the sum is near its bar and what began after the mark speaks for slow as well; or a rate limit keeps it out for ten
+  seconds.
+* *suspected*: the breaker has marked it slow, or the keener sum over first-content times has reached the bar. With the
+  mark traffic leaves at once, so the answers that would prove it come rarely from here on. It is shown, and told to
+  nobody: a healthy target is marked every 10,000 to 20,000 answers or so.
+
+What has led to the mark is the worst of thousands of answers, picked because it was bad; an answer that began after it
+is not. So without one of those a sum that merely stands where it stood, since nobody calls, is told to nobody.
 
 A second at least, because a burst of calls that fail together is one event. Nothing seen for five minutes is no
 reading at all: whoever is not called is not ill.
@@ -30,10 +35,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Final
 
 from proxy.base.outcome import Class
-from proxy.policy.pulse import BAR, WINDOW_S, Pulse, hung
+from proxy.policy.pulse import BAR, WINDOW_S, Pulse
 from proxy.policy.window import State
 
 ROW: Final = 4
@@ -111,11 +117,12 @@ SUSPECTED: Final = Reading(suspected=True)
 class Watch:
     """The reading of one target, with the memory that its two bars need."""
 
-    __slots__ = ("_errors", "_marked_at", "_slow", "last")
+    __slots__ = ("_errors", "_marked_at", "_slow", "_suspects", "last")
 
     def __init__(self) -> None:
         self._errors = False
         self._slow = False
+        self._suspects = False
         self._marked_at: float | None = None
         self.last = WELL
 
@@ -130,7 +137,7 @@ class Watch:
                 status=Status.DOWN, reason=str(signs.cooling_reason), since=now - WINDOW_S, whole=signs.whole
             )
         if now - pulse.seen_at > WINDOW_S or pulse.seen_at <= cleared_at:
-            self._errors = self._slow = False
+            self._errors = self._slow = self._suspects = False
             return WELL
         is_closed = signs.forced or signs.circuit is State.CLOSED
         row_s = now - pulse.row_since if pulse.row else 0.0
@@ -148,17 +155,21 @@ class Watch:
             return Reading(status=Status.DEGRADED, reason="slow", suspected=True)
         if signs.cooling_s >= COOLING_S or (signs.cooling_s > 0.0 and self.last.status is Status.DEGRADED):
             return Reading(status=Status.DEGRADED, reason=str(signs.cooling_reason))
-        return SUSPECTED if signs.slow else WELL
+        return SUSPECTED if signs.slow or self._suspects else WELL
 
     def _is_slow(self, pulse: Pulse, signs: Signs, now: float) -> bool:
         if not signs.slow:
-            self._marked_at = None
+            if self._marked_at is not None:
+                self._marked_at = None
+                pulse.try_since(inf)
         elif self._marked_at is None:
             self._marked_at = now
-        lasts = self._marked_at is not None and now - self._marked_at >= MARKED_S
+            pulse.try_since(now)
+        self._suspects = pulse.suspicion >= (BAR / 2 if self._suspects else BAR)
+        lasts = self._marked_at is not None and now - self._marked_at >= MARKED_S and pulse.trial > 0.0
         bar = BAR / 2 if self._slow else AGREES if lasts else BAR
         is_seen = self._slow or signs.slow or bool(signs.overdue)
-        self._slow = is_seen and pulse.slowness + hung(signs.overdue) >= bar
+        self._slow = is_seen and pulse.slowness + pulse.hung(signs.overdue) >= bar
         return self._slow
 
 

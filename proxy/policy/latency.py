@@ -142,6 +142,11 @@ class Histogram:
         value = self.quantile(q, now)
         return self._last.get(q) if value is None else value
 
+    def above(self, x_s: float) -> list[float]:
+        """Upper edges of the buckets of the samples above that of `x_s`, ascending; censored ones are among them."""
+        most = _code(x_s) | 1
+        return [_upper_s(code) for code in sorted(code for sub in self._ring for code in sub if code > most)]
+
     def _counted(self) -> list[tuple[int, int]]:
         """(code, samples) ascending; within a bucket the observed come before the censored."""
         counted: Counter[int] = Counter()
@@ -242,6 +247,14 @@ class Latency:
         """The median in seconds; it needs fewer samples than `p`. None with fewer than `samples_min`."""
         best = self._best(key, samples_min)
         return None if best is None else best.quantile_or_last(0.5, now)
+
+    def above(self, x_s: float, key: LatencyKey) -> tuple[list[float], int]:
+        """The times above `x_s` of this kind, else of the whole target, ascending, and how many times there are in all.
+
+        Censored ones count with what they have waited. Empty with fewer than 50 samples in both.
+        """
+        best = self._best(key, SAMPLES_MIN)
+        return ([], 0) if best is None else (best.above(x_s), best.count)
 
     def expected_remaining_s(self, key: LatencyKey, elapsed_s: float, now: float) -> float | None:
         """Expected further seconds of an attempt without content after `elapsed_s`; for `X-Hedge-Latency-Saved`.

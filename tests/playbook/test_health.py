@@ -6,17 +6,21 @@ times slower within 15 requests, and 20 minutes of a healthy provider with a hea
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import random
 from collections.abc import Callable
 
 import pytest
 
-from proxy.base.outcome import Class
-from proxy.engine.plan import Plan, Retry
+from proxy.base.outcome import OK, Class
+from proxy.engine.cluster import Cluster
+from proxy.engine.plan import Candidate, Plan, Retry
 from proxy.observe.entry import Entry
 from proxy.observe.health import HealthBook, Known, Layout, Link
-from proxy.policy.breaker import Forced, Settings
+from proxy.policy.binomial import at_least, share_at_least
+from proxy.policy.breaker import Forced, Mark, Permit, Settings
 from proxy.policy.health import Status
 from tests.playbook.driver import (
     SILENT,
@@ -283,6 +287,89 @@ def tripled(rng: random.Random, spread: float) -> None:
     assert ward.first("provider_degraded")[1].error == "slow"
 
 
+class Lone:
+    """One provider behind the cluster and the health book alone, for many seeds: forty times as quick as a `Ward`."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.now = START
+        self.told: list[Entry] = []
+        self.cluster = Cluster(rng.random)
+        self.state = self.cluster.state(Candidate(target=target("a")), START)
+        self.book = HealthBook(self.cluster, layout("a"), self.told.append, lambda: self.now, lambda: WALL)
+        self._running: list[tuple[float, int, Permit, float]] = []
+        self._order = itertools.count()
+
+    @property
+    def is_left(self) -> bool:
+        return self.state.breaker.mark(self.now) is Mark.SLOW
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with a tick every second."""
+        end = self.now + seconds
+        while self.now < end:
+            until = min(end, math.floor(self.now) + 1.0)
+            while self._running and self._running[0][0] <= until:
+                self.now, _, permit, took_s = heapq.heappop(self._running)
+                self.cluster.content(self.state, permit, KEY, took_s, self.now)
+                self.cluster.ended(self.state, permit, KEY, OK, took_s, True, 60.0, self.now)
+            self.now = until
+            self.book.tick()
+
+    def requests(self, draw: Callable[[random.Random], float], count: int, every_s: float = 1.0) -> None:
+        """`count` requests, one per `every_s`. One that does not lead with a slow target goes elsewhere."""
+        breaker = self.state.breaker
+        for _ in range(count):
+            took_s = draw(self.rng)
+            if not self.is_left or breaker.may_lead(self.now, self.rng.random):
+                permit = breaker.admit(self.now)
+                assert isinstance(permit, Permit)
+                assert self.state.limiter.try_acquire(self.now)
+                self.cluster.dialled(self.state, permit, KEY, self.now)
+                heapq.heappush(self._running, (self.now + took_s, next(self._order), permit, took_s))
+            self.pass_time(every_s)
+
+
+KEY = (False, 0)
+SLOWED = {0.2: (1000, 1000), 0.35: (1000, 1000), 0.5: (985, 998), 0.6: (899, 967), 0.7: (746, 854), 0.8: (566, 674)}
+"""By spread of ln(time): how many of a thousand tripled providers were left, and noticed, when the fifteenth request
+had its answer (`docs/decisions/0018-health-is-told-by-likelihood.md`)."""
+
+
+def is_likely(successes: int, trials: int, of_thousand: int) -> bool:
+    """Whether so few successes are no surprise, at one in 10,000, after so many of a thousand."""
+    return 1.0 - at_least(successes + 1, trials, share_at_least(of_thousand, 1000, 1e-4)) > 1e-4
+
+
+def slowed(seeds: range, spread: float) -> tuple[int, int]:
+    """How many of the tripled providers are left, and noticed, with the fifteenth answer."""
+    left = noticed = 0
+    for seed in seeds:
+        lone = Lone(random.Random(seed))
+        lone.requests(lambda rng: heavy(rng, spread), 200)
+        lone.requests(lambda rng: 3 * heavy(rng, spread), 15)
+        lone.pass_time(3.0)
+        left += lone.is_left
+        noticed += lone.book.reading(target("a")).suspected or lone.book.health("a").status is Status.DEGRADED
+    return left, noticed
+
+
+@pytest.mark.parametrize(("spread", "seeds"), [(0.5, 80), (0.7, 40)])
+def test_so_many_tripled_providers_are_left_and_noticed_within_fifteen_requests(spread: float, seeds: int) -> None:
+    left, noticed = slowed(range(seeds), spread)
+    assert is_likely(left, seeds, SLOWED[spread][0]), left
+    assert is_likely(noticed, seeds, SLOWED[spread][1]), noticed
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("spread", SLOWED)
+def test_so_many_of_a_thousand_tripled_providers(spread: float) -> None:
+    began = random.SystemRandom().randrange(10**9)
+    left, noticed = slowed(range(began, began + 1000), spread)
+    assert is_likely(left, 1000, SLOWED[spread][0]), (began, left)
+    assert is_likely(noticed, 1000, SLOWED[spread][1]), (began, noticed)
+
+
 def test_constant_times_that_triple_are_told_within_fifteen_requests() -> None:
     ward = Ward()
     the_plan = plan("a", "b", retry=NO_RETRY)
@@ -313,6 +400,33 @@ def test_calls_that_hang_are_seen_while_they_hang() -> None:
 
 def test_twenty_minutes_of_a_heavy_tail_raise_nothing() -> None:
     assert quiet(2, 0.8, 1200.0, 2.0) == []
+
+
+def two_modes(rng: random.Random) -> float:
+    """Seconds of the mixture of C7: one answer in 25 takes 5 to 20 s, and has always done so."""
+    return rng.uniform(5.0, 20.0) if rng.random() < 0.04 else 0.6 * math.exp(rng.gauss(0.0, 0.5))
+
+
+def raised(seeds: range, draw: Callable[[random.Random], float], every_s: float = 1.0) -> int:
+    """How many of the providers that are well are called ill within 20 minutes."""
+    found = 0
+    for seed in seeds:
+        lone = Lone(random.Random(seed))
+        lone.requests(draw, round(1200 / every_s), every_s)
+        found += any(entry.kind == "provider_degraded" for entry in lone.told)
+    return found
+
+
+def test_answers_that_have_always_been_slow_now_and_then_raise_nothing() -> None:
+    assert raised(range(20, 31), two_modes) == 0
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("draw", [two_modes, lambda rng: heavy(rng, 0.5), lambda rng: heavy(rng, 0.8)])
+def test_of_many_healthy_providers_hardly_one_raises_anything(draw: Callable[[random.Random], float]) -> None:
+    began = random.SystemRandom().randrange(10**9)
+    found = raised(range(began, began + 300), draw)
+    assert at_least(found, 300, 0.03) > 1e-4, (began, found)
 
 
 @pytest.mark.torture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from proxy.policy.health import (
     CALM_S,
     FALLEN_S,
+    SUSPECTED,
     UNSTEADY,
     WELL,
     Health,
@@ -18,10 +21,12 @@ from proxy.policy.health import (
     combined,
     worst,
 )
-from proxy.policy.pulse import Pulse
+from proxy.policy.latency import Latency
+from proxy.policy.pulse import BAR, Pulse
 from proxy.policy.window import State
 
 DOWN = Reading(status=Status.DOWN, reason="timeout")
+KEY = (False, 0)
 ILL = Reading(status=Status.DEGRADED, reason="slow")
 
 
@@ -88,6 +93,34 @@ def test_the_worst_of_several() -> None:
 
 def test_a_target_that_was_never_called_is_well_whatever_its_circuit_says() -> None:
     assert Watch().read(Pulse(), Signs(circuit=State.OPEN), -1e9, 1000.0) is WELL
+
+
+@pytest.mark.parametrize(
+    ("since_s", "expected"), [(None, Status.HEALTHY), (0.5, Status.HEALTHY), (2.0, Status.DEGRADED)]
+)
+def test_a_mark_that_lasts_is_told_when_what_began_after_it_is_slow_too(
+    since_s: float | None, expected: Status
+) -> None:
+    pulse, latency, watch = Pulse(), Latency(), Watch()
+    for n in range(200):
+        latency.observe(KEY, math.exp(0.8 * math.sin(n)), 0.0)
+    for n in range(3):
+        pulse.content(KEY, 3.0, latency, 1000.0 + n)
+    marked = Signs(circuit=State.CLOSED, slow=True)
+    assert BAR * 0.6 <= pulse.slowness < BAR
+    assert watch.read(pulse, marked, -1e9, 1004.0) == SUSPECTED
+    if since_s is not None:
+        pulse.content(KEY, since_s, latency, 1004.0 + since_s)
+    assert watch.read(pulse, marked, -1e9, 1033.0) == SUSPECTED
+    assert watch.read(pulse, marked, -1e9, 1035.0).status is expected
+
+
+def test_it_is_suspected_without_a_mark_and_until_that_has_gone_by_half() -> None:
+    pulse, watch, signs = Pulse(), Watch(), Signs(circuit=State.CLOSED)
+    pulse.seen_at = 1000.0
+    for suspicion, expected in ((9.9, WELL), (10.0, SUSPECTED), (5.0, SUSPECTED), (4.9, WELL), (9.9, WELL)):
+        pulse.suspicion = suspicion
+        assert watch.read(pulse, signs, -1e9, 1000.0) == expected
 
 
 def probe(probed: Probed, results: str, sees: bool = False) -> None:

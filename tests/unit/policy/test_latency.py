@@ -125,6 +125,20 @@ def test_a_kind_with_few_samples_uses_the_whole_targets() -> None:
     assert latency.expected_remaining_s(KEY, 0.5, 2.0) == pytest.approx(0.5, rel=0.05)
 
 
+def test_the_times_above_one() -> None:
+    latency = Latency()
+    for ms in range(1, 101):
+        (latency.censor if ms == 100 else latency.observe)(KEY, ms / 1000, 0.0)
+    above, count = latency.above(0.095, KEY)
+    assert count == 100
+    assert above == sorted(above)
+    assert above[-1] == pytest.approx(0.1, rel=GROWTH - 1)  # censored, with what it has waited
+    assert 3 <= len(above) <= 5  # those in the bucket of 95 ms are not above it
+    assert latency.above(0.1 * GROWTH, KEY) == ([], 100)
+    assert latency.above(0.095, OTHER) == (above, 100)
+    assert Latency().above(0.095, KEY) == ([], 0)
+
+
 def test_the_median_needs_twenty_samples() -> None:
     latency = Latency()
     for _ in range(19):

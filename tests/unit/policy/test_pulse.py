@@ -9,7 +9,7 @@ import pytest
 
 from proxy.base.outcome import OK, Class, Outcome
 from proxy.policy.latency import Latency
-from proxy.policy.pulse import BAR, SAMPLES, WINDOW_S, Pulse, hung
+from proxy.policy.pulse import BAR, SAMPLES, WINDOW_S, Base, Pulse
 
 KEY = (False, 0)
 BAD = Outcome(cls=Class.SERVER_ERROR, status=500)
@@ -126,10 +126,64 @@ def test_a_timeout_adds_by_its_length_and_a_caller_who_leaves_adds_nothing() -> 
 
 
 def test_hanging_attempts_add_the_more_the_longer_they_hang() -> None:
-    assert hung((0.5, 1.9)) == 0.0
-    assert hung((2.0,)) == pytest.approx(math.log(20) + 1.5 * math.log(2))
-    assert hung((2.0, 2.0, 2.0)) >= BAR
-    assert hung((10.0,)) < BAR
+    pulse, latency = Pulse(), Latency()
+    for _ in range(400):
+        latency.observe(KEY, 1.0, 0.0)
+    pulse.content(KEY, 1.0, latency, 1.0)
+    assert pulse.hung((0.5, 1.9)) == 0.0
+    assert pulse.hung((2.0,)) == pytest.approx(math.log(20) + 1.5 * math.log(2))
+    assert pulse.hung((2.0, 2.0, 2.0)) >= BAR
+    assert pulse.hung((10.0,)) == pulse.hung((100.0,)) == pytest.approx(math.log(401))  # no more is known
+
+
+def two_modes(share: float) -> Latency:
+    """A target of which this share of the answers takes 5 to 20 s, the others about half a second."""
+    latency, rng = Latency(), random.Random(5)
+    for n in range(500):
+        slow = n % round(1 / share) == 0
+        latency.observe(KEY, rng.uniform(5.0, 20.0) if slow else 0.6 * math.exp(rng.gauss(0.0, 0.5)), 0.0)
+    return latency
+
+
+def test_what_is_known_to_be_slow_now_and_then_adds_little() -> None:
+    pulse = Pulse()
+    for n in range(10):
+        pulse.content(KEY, 8.0 + n / 10, two_modes(0.04), float(n))
+    assert 0.0 < pulse.slowness < BAR / 2
+    assert pulse.hung((4.0, 4.0)) < BAR * 0.75
+    pulse.content(KEY, 30.0, two_modes(0.04), 11.0)  # that has never been seen
+    assert pulse.slowness > BAR * 0.1
+    other = Pulse()
+    for n in range(5):
+        other.content(KEY, 8.0 + n / 10, learned(0.6), float(n))
+    assert other.slowness == BAR
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.5, 0.8, 1.2])
+def test_one_answer_is_bounded_and_the_keener_sum_is_never_below_the_other(spread: float) -> None:
+    base = Base(1.0, math.exp(1.645 * spread), [], 0, 0.0)
+    assert base.most == pytest.approx(min(3.0, (math.log(3) / spread) ** 2 / 2), abs=0.01)
+    assert base.most <= base.keener <= 1.5 * base.most
+    assert base.ratio(1e-3) == base.ratio(0.06) == -base.half
+    pulse, latency, rng = Pulse(), learned(1.0, spread), random.Random(2)
+    for n in range(300):
+        pulse.content(KEY, rng.choice((1.0, 3.0)) * math.exp(rng.gauss(0.0, spread)), latency, n / 10)
+        assert 0.0 <= pulse.slowness <= pulse.suspicion <= BAR
+
+
+def test_a_trial_is_of_what_began_after_its_beginning() -> None:
+    pulse, latency = Pulse(), learned()
+    pulse.try_since(10.0)
+    pulse.content(KEY, 3.0, latency, 12.9)  # began before
+    assert pulse.trial == 0.0
+    pulse.content(KEY, 3.0, latency, 13.1)
+    slow = pulse.trial
+    assert slow > 1.0
+    pulse.content(KEY, 0.6, latency, 14.0)
+    assert pulse.trial < slow
+    pulse.try_since(math.inf)
+    pulse.content(KEY, 3.0, latency, 20.0)
+    assert pulse.trial == 0.0
 
 
 def test_settled_forgets_the_outage_and_keeps_the_counts() -> None:
