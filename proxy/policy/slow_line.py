@@ -26,15 +26,16 @@ class SlowLine:
         """Since when the target is suspected; None: it is not."""
 
     def at(self, key: LatencyKey, p95_s: float | None, is_suspected: bool, now: float) -> float | None:
-        """The line of an attempt that is dialled now. `p95_s`: as learned up to now, None with too few samples; None is
-        then the answer too, unless a line is held."""
+        """The line of an attempt that is dialled now. `p95_s`: as learned up to now, None with too few samples.
+
+        None: there is no line. A target that is left is called so rarely that it may have too few samples soon; then
+        its last line serves, or it could never show that it is well again.
+        """
         if not is_suspected:
             self._held_since = None
-            if p95_s is not None:
-                self._lines[key] = p95_s
-            return p95_s
-        if self._held_since is None:
+        elif self._held_since is None:
             self._held_since = now
-        if now - self._held_since >= HELD_S:
-            return p95_s
-        return self._lines.get(key, p95_s)
+        is_held = self._held_since is not None and now - self._held_since < HELD_S
+        if p95_s is not None and not is_held:
+            self._lines[key] = p95_s
+        return self._lines.get(key, p95_s) if is_suspected else p95_s

@@ -155,8 +155,8 @@ async def test_a_slower_provider_is_seen_and_left(pair: tuple[FakeProvider, Fake
         assert (told["status"], told["reason"]) == ("degraded", "slow")
         assert told["success_rate"] == 1.0
         assert told["latency_ms"]["p99"] >= 300.0
-        left = [(await sidecar.chat()).headers["X-Served-By"] for _ in range(5)]
-        assert left.count("f") >= 4
+        left = [(await sidecar.chat()).headers["X-Served-By"] for _ in range(30)]
+        assert left.count("f") >= 21  # one in twenty is a probe: fewer than this come by chance once in a million runs
 
 
 async def events(response: aiohttp.ClientResponse, count: int) -> list[dict[str, Any]]:

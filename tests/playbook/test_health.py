@@ -294,6 +294,7 @@ class Lone:
         self.rng = rng
         self.now = START
         self.told: list[Entry] = []
+        self.asked = 0
         self.cluster = Cluster(rng.random)
         self.state = self.cluster.state(Candidate(target=target("a")), START)
         self.book = HealthBook(self.cluster, layout("a"), self.told.append, lambda: self.now, lambda: WALL)
@@ -322,6 +323,7 @@ class Lone:
         for _ in range(count):
             took_s = draw(self.rng)
             if not self.is_left or breaker.may_lead(self.now, self.rng.random):
+                self.asked += 1
                 permit = breaker.admit(self.now)
                 assert isinstance(permit, Permit)
                 assert self.state.limiter.try_acquire(self.now)
@@ -368,6 +370,44 @@ def test_so_many_of_a_thousand_tripled_providers(spread: float) -> None:
     left, noticed = slowed(range(began, began + 1000), spread)
     assert is_likely(left, 1000, SLOWED[spread][0]), (began, left)
     assert is_likely(noticed, 1000, SLOWED[spread][1]), (began, noticed)
+
+
+def led(lone: Lone, factor: float, seconds: int) -> int:
+    """Requests, one a second, that the provider is asked for while it needs `factor` times what it needed at first."""
+    before = lone.asked
+    lone.requests(lambda rng: factor * 0.4 * math.exp(rng.gauss(0.0, 0.35)), seconds)
+    return lone.asked - before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_provider_that_stays_slow_stays_left(seed: int) -> None:
+    """Its slow answers do not become what is usual (`resilience.md` 3.6: the baseline is frozen)."""
+    lone = Lone(random.Random(seed))
+    assert led(lone, 1.0, 300) == 300
+    assert led(lone, 3.0, 20) <= 15
+    assert led(lone, 3.0, 800) <= 0.10 * 800  # 5 %, and one in 30 s
+    assert lone.is_left
+    assert led(lone, 1.0, 900) >= 300  # nine good answers of the few bring it back
+    assert not lone.is_left
+
+
+def test_a_provider_that_is_slower_for_good_is_learned_anew() -> None:
+    lone = Lone(random.Random(1))
+    led(lone, 1.0, 300)
+    led(lone, 3.0, 900)
+    assert lone.is_left
+    led(lone, 3.0, 1800)
+    assert not lone.is_left
+    assert led(lone, 3.0, 300) >= 290
+
+
+def test_a_provider_that_gets_slower_by_one_percent_a_minute_is_learned() -> None:
+    lone = Lone(random.Random(1))
+    led(lone, 1.0, 300)
+    asked = [led(lone, 1.01**minute, 60) for minute in range(120)]
+    assert sum(asked) >= 0.9 * 120 * 60  # a chance mark now and then
+    assert not lone.is_left
+    assert lone.told == []
 
 
 def test_constant_times_that_triple_are_told_within_fifteen_requests() -> None:
