@@ -26,7 +26,7 @@ REPAIRED = {
 def aimed(raw: bytes, lane: str) -> bytes:
     """The case with its first request pointed at a lane's upstream."""
     way = rb"\g<1>/" + lane.encode()
-    return re.sub(rb"\A((?:\r\n)*[^ \r\n]+[ \t]+(?:https?://[^/ \r\n]*)?)(?=/)", way, raw, count=1)
+    return re.sub(rb"\A([\r\n]*[^ \r\n]+[ \t]+(?:https?://[^/ \r\n]*)?)(?=/)", way, raw, count=1)
 
 
 def public(name: str) -> Iterator[Case]:
@@ -159,6 +159,9 @@ OWN: dict[str, bytes] = {
     "expect nothing known": _POST + b"Expect: miracles\r\nContent-Length: 5\r\n\r\nhello",
     "expect 100-continue": _POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
     # Request lines
+    "no version, CONNECT": b"CONNECT x:443\r\nHost: x:443\r\n\r\n",
+    "no version, no slash": b"GET u\r\n\r\n",
+    "no version, absolute target": b"GET http://x/u\r\n\r\n",
     "no version": b"GET /u\r\n\r\n",
     "method with a comma": _GET.replace(b"GET", b"GE,T") + b"\r\n",
     "method that is unknown": _GET.replace(b"GET", b"FETCH") + b"\r\n",
@@ -172,6 +175,8 @@ OWN: dict[str, bytes] = {
     "host with a long port": b"GET /u HTTP/1.1\r\nHost: a:8080\r\n\r\n",
     "absolute target of another host": b"GET http://y/u HTTP/1.1\r\nHost: x\r\n\r\n",
     "absolute target of this host": b"GET http://x/u?q=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "absolute target in capitals": b"GET HTTP://x/u HTTP/1.1\r\nHost: x\r\n\r\n",
+    "absolute target of another scheme": b"GET ftp://x/u HTTP/1.1\r\nHost: x\r\n\r\n",
     "target with dots": _GET.replace(b"/u", b"/u/../v") + b"\r\n",
     "target with encoded dots": _GET.replace(b"/u", b"/u/%2e%2E/v") + b"\r\n",
     "target with dots in the query": _GET.replace(b"/u", b"/u?a=/../b") + b"\r\n",
@@ -183,6 +188,9 @@ OWN: dict[str, bytes] = {
     "target with an encoded CRLF": _GET.replace(b"/u", b"/u%0d%0aX:%20y") + b"\r\n",
     "target of 17 KiB": _GET.replace(b"/u", b"/" + b"u" * 17 * 1024) + b"\r\n",
     "method in small letters": _GET.replace(b"GET", b"get") + b"\r\n",
+    "method TRACE, host malformed": _GET.replace(b"GET", b"TRACE").replace(b": x", b":: x") + b"\r\n",
+    "method TRACE, type twice": _GET.replace(b"GET", b"TRACE") + b"Content-Type: a\r\nContent-Type: b\r\n\r\n",
+    "method TRACE, fragment": b"TRACE /u#a HTTP/1.1\r\nHost: x\r\n\r\n",
     "method TRACE": _GET.replace(b"GET", b"TRACE") + b"\r\n",
     "method CONNECT with bytes behind": b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n" + _NEXT,
     "method from WebDAV": _GET.replace(b"GET", b"PROPFIND") + b"\r\n",
@@ -190,23 +198,45 @@ OWN: dict[str, bytes] = {
     "version 1.2": b"GET /u HTTP/1.2\r\nHost: x\r\n\r\n",
     "version 2.0": b"GET /u HTTP/2.0\r\nHost: x\r\n\r\n",
     "version in small letters": b"GET /u http/1.1\r\nHost: x\r\n\r\n",
+    "space at the end of the request line": b"GET /u HTTP/1.1 \r\nHost: x\r\n\r\n",
     "two spaces in the request line": b"GET /u  HTTP/1.1\r\nHost: x\r\n\r\n",
     "request line ends in LF": b"GET /u HTTP/1.1\nHost: x\r\n\r\n",
+    "request line without a version ends in LF": b"GET /u\nHost: x\r\n\r\n",
+    "request line without a version ends in CR": b"GET /u\rHost: x\r\n\r\n",
+    "request line with an unknown method ends in LF": b"FETCH /u HTTP/1.1\nHost: x\r\n\r\n",
+    "request line of version 2.0 ends in LF": b"GET /u HTTP/2.0\nHost: x\r\n\r\n",
+    "space before the method": b" " + _GET + b"\r\n",
+    "space before the method of the second": _GET + b"\r\n " + _NEXT,
+    "tab before a request without a version": b"\tGET /u\r\n\r\n",
     # Size and time
     "129 fields": _GET + b"X: y\r\n" * 128 + b"\r\n",
     "a field of 40 KiB": _GET + b"X: " + b"y" * 40 * 1024 + b"\r\n\r\n",
     "40 KiB of fields": _GET + b"".join(b"X-%d: %b\r\n" % (n, b"y" * 1020) for n in range(40)) + b"\r\n",
     "an endless head": _GET + b"X: " + b"y" * 200 * 1024,
     "a head that stops": _GET + b"X: y",
+    "a head of version 2.0 that stops": b"GET /u HTTP/2.0\r\nHost: x\r\n",
+    "a head of CONNECT that stops": b"CONNECT x:443 HTTP/1.1\r\nHost:",
+    "a head with a fragment that stops": b"GET /u#a HTTP/1.1\r\nHost:",
     "a request line that stops": b"GET /u HTT",
     "a body that stops": _POST + b"Content-Length: 50\r\n\r\nhello",
     "nothing at all": b"",
     "only line ends": b"\r\n\r\n\r\n",
+    "only lone line ends": b"\n\r\r\n\n",
     "a TLS hello": bytes.fromhex("16030100a5010000a10303") + bytes(range(40)),
     # Several in one segment
     "two good ones": _GET + b"\r\n" + _NEXT,
+    "a good one, a head that stops": _GET + b"\r\nGET /s",
+    "a good one, LF and a head that stops": _GET + b"\r\n\nGET /s",
+    "a good one, LF and a line without a version": _GET + b"\r\n\nGET /5\r\n",
     "a good one, a bad one": _GET + b"\r\n" + b"BAD\r\n\r\n",
     "a good one with a body, a bad one": _POST + b"Content-Length: 5\r\n\r\nhello" + b"GET / HTTP/1.1\r\n\r\n",
+    "two good ones, LF between": _GET + b"\r\n\n" + _NEXT,
+    "two good ones, CR between": _GET + b"\r\n\r" + _NEXT,
+    "two good ones, CRLF and LF between": _GET + b"\r\n\r\n\n" + _NEXT,
+    "a good one with a body, LF behind": _POST + b"Content-Length: 5\r\n\r\nhello\n",
+    "a good one with a body, CR and a bad one behind": _POST + b"Content-Length: 5\r\n\r\nhello\rBAD\r\n\r\n",
+    "LF before the first": b"\n" + _GET + b"\r\n",
+    "CR before the first": b"\r" + _GET + b"\r\n",
     "close, another one behind": _GET + b"Connection: close\r\n\r\n" + _NEXT,
     "HTTP/1.0, another one behind": b"GET /u HTTP/1.0\r\n\r\n" + _NEXT,
     "body of the next request": _POST + b"Content-Length: %d\r\n\r\n" % len(_NEXT) + _NEXT,
