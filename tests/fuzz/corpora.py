@@ -42,7 +42,8 @@ def _http11probe() -> Iterator[Case]:
             raw = raw.replace(lost, really)
         wants = str(row["expected"]).replace("`", "")
         strictly = wants.startswith("400") and not re.search("2xx|preferred|pass-through", wants)
-        yield Case(corpus="http11probe", name=row["id"], raw=raw, wants=wants, refused=strictly)
+        served = wants.lower() in ("2xx", "2xx or close", "2xx with date header")
+        yield Case(corpus="http11probe", name=row["id"], raw=raw, wants=wants, refused=strictly, served=served)
 
 
 def _gunicorn() -> Iterator[Case]:
@@ -53,6 +54,7 @@ def _gunicorn() -> Iterator[Case]:
             name=f"{row['kind']}/{row['id']}",
             raw=base64.b64decode(row["raw_b64"]),
             wants=wants + (" (under a setting)" if row["needs_config"] else ""),
+            answered=row["kind"] == "valid" and row["needs_config"] is None,
             refused=row["kind"] == "invalid"
             and row["reason"] in FRAMING
             and row["needs_config"] is None
@@ -60,7 +62,14 @@ def _gunicorn() -> Iterator[Case]:
         )
 
 
-FRAMING = {"InvalidHeader", "InvalidHeaderName", "InvalidChunkSize", "InvalidChunkExtension", "InvalidRequestLine"}
+FRAMING = {
+    "InvalidHeader",
+    "InvalidHeaderName",
+    "InvalidChunkSize",
+    "InvalidChunkExtension",
+    "InvalidRequestLine",
+    "ObsoleteFolding",
+}
 """Reasons of gunicorn's that are breaches of framing or grammar."""
 DISPUTED = {"041": "RFC 9110 §5.3: two Content-Types are the sender's fault and framing does not depend on them"}
 """Cases of a corpus whose expectation is not the RFC's."""
@@ -117,6 +126,7 @@ OWN: dict[str, bytes] = {
     "chunk after a good one is bad": _CODED + b"\r\n5\r\nhello\r\nzz\r\n0\r\n\r\n" + _NEXT,
     "chunk size of 17 digits": _CODED + b"\r\n" + b"0" * 16 + b"5\r\nhello\r\n0\r\n\r\n",
     "chunk size overflows": _CODED + b"\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    "chunk size of 64 bits": _CODED + b"\r\nffffffffffffffff\r\nhello\r\n0\r\n\r\n",
     "chunk size is negative": _CODED + b"\r\n-5\r\nhello\r\n0\r\n\r\n",
     "chunk line ends in LF": _CODED + b"\r\n5\nhello\r\n0\r\n\r\n",
     "chunk ends in LF": _CODED + b"\r\n5\r\nhello\n0\r\n\r\n",
@@ -128,6 +138,9 @@ OWN: dict[str, bytes] = {
     "trailer": _CODED + b"\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
     "trailer that frames": _CODED + b"\r\n5\r\nhello\r\n0\r\nContent-Length: 3\r\n\r\n" + _NEXT,
     "trailer before another request": _CODED + b"\r\n0\r\nHost: evil\r\n\r\n" + _NEXT,
+    "trailer that repeats a field of the head": _POST + b"Content-Type: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\nContent-Type: b\r\nX: y\r\n\r\n" + _NEXT,
+    "trailer with two hosts": _CODED + b"\r\n0\r\nHost: a\r\nHost: b\r\n\r\n" + _NEXT,
     "trailer with a space": _CODED + b"\r\n0\r\nX Sum: 1\r\n\r\n",
     # Field lines
     "space before a colon": _POST + b"Content-Length : 5\r\n\r\nhello",
@@ -158,6 +171,9 @@ OWN: dict[str, bytes] = {
     "upgrade with another request behind": _GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + _NEXT,
     "expect nothing known": _POST + b"Expect: miracles\r\nContent-Length: 5\r\n\r\nhello",
     "expect 100-continue": _POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+    "expect 100-continue, coded": _CODED + b"Expect: 100-continue\r\n\r\n" + _HELLO,
+    "expect 100-continue, HTTP/1.0": b"POST /u HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+    "expect 100-continue, body stops": _POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhell",
     # Request lines
     "no version, CONNECT": b"CONNECT x:443\r\nHost: x:443\r\n\r\n",
     "no version, no slash": b"GET u\r\n\r\n",
@@ -172,6 +188,7 @@ OWN: dict[str, bytes] = {
     "host missing": b"GET /u HTTP/1.1\r\n\r\n",
     "host with a user": b"GET /u HTTP/1.1\r\nHost: a@b\r\n\r\n",
     "host with a space": b"GET /u HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "host with a port of eight digits": b"GET /u HTTP/1.1\r\nHost: a:80808080\r\n\r\n",
     "host with a long port": b"GET /u HTTP/1.1\r\nHost: a:8080\r\n\r\n",
     "absolute target of another host": b"GET http://y/u HTTP/1.1\r\nHost: x\r\n\r\n",
     "absolute target of this host": b"GET http://x/u?q=1 HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -237,6 +254,7 @@ OWN: dict[str, bytes] = {
     "a good one with a body, CR and a bad one behind": _POST + b"Content-Length: 5\r\n\r\nhello\rBAD\r\n\r\n",
     "LF before the first": b"\n" + _GET + b"\r\n",
     "CR before the first": b"\r" + _GET + b"\r\n",
+    "Proxy-Connection: close, a bad one behind": _GET + b"Proxy-Connection: close\r\n\r\nP: X\r\r\n",
     "close, another one behind": _GET + b"Connection: close\r\n\r\n" + _NEXT,
     "HTTP/1.0, another one behind": b"GET /u HTTP/1.0\r\n\r\n" + _NEXT,
     "body of the next request": _POST + b"Content-Length: %d\r\n\r\n" % len(_NEXT) + _NEXT,

@@ -14,7 +14,8 @@ VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 URI_BYTES = re.compile(rb"[!-~]+")
 ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+"
-HOST = re.compile(rb"(?:" + REG_NAME + rb"|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
+HOST = re.compile(rb"(?:" + REG_NAME + rb"|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
+"""The grammar's ports have any length; TCP's have five digits."""
 LINE_END = re.compile(rb"\r\n|\r|\n")
 WHITE = (b" ", b"\t", b"\v", b"\f")
 """What RFC 9112 §3 lets a lenient reader take for a space, the bare CR apart."""
@@ -49,7 +50,8 @@ class Message:
     fields: list[tuple[str, bytes]]
     """Lower-case names; values without surrounding white space."""
     body: bytes = b""
-    has_trailers: bool = False
+    trailers: list[str] = field(default_factory=list)
+    """Lower-case names."""
     chunked: bool = False
     oddities: set[str] = field(default_factory=set)
     """Names in `rules.HOUSE` that the spelling of the framing meets."""
@@ -299,8 +301,8 @@ def _chunks(raw: bytes, at: int, message: Message) -> int:
         trailers, at = _fields(raw, at, first="obs_fold")
     except Unfinished:
         raise Unfinished("body") from None
-    message.has_trailers = bool(trailers)
-    if {"content-length", "transfer-encoding"} & {name for name, _ in trailers}:
+    message.trailers = [name for name, _ in trailers]
+    if {"content-length", "transfer-encoding"} & set(message.trailers):
         raise Breach("trailer_framing")
     return at
 
@@ -318,6 +320,6 @@ def _chunk_size(line: bytes, message: Message) -> int:
     if squeezed != rest:
         message.oddities.add("chunk_space")
     size = int(digits[0], 16)
-    if size >= 2**63:
+    if size >= 2**64:
         raise Breach("chunk_overflow")
     return size

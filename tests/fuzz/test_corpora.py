@@ -10,6 +10,8 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -167,7 +169,40 @@ def test_rules_name_a_section() -> None:
 WRONG = {
     "a second answer": b"HTTP/1.1 200 OK\r\n\r\n",
     "a status that is not right": b"HTTP/1.1 500 X\r\n\r\n",
+    "something before the answer": b"500\nHTTP/1.1 200 OK\r\n\r\n",
 }
+
+
+@pytest.mark.parametrize(
+    ("body", "is_cut", "right"), [(b"hello", False, False), (b"hello", True, True), (b"hell", False, True)]
+)
+def test_the_judge_sees_a_100_continue_that_nobody_waits_for(body: bytes, is_cut: bool, right: bool) -> None:
+    raw = b"POST /u HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    rest = b"HTTP/1.1 404 X\r\n\r\n" if body == b"hello" else b"HTTP/1.1 408 X\r\n\r\n"
+    for asked in (raw, raw.replace(b"Expect: 100-continue\r\n", b""), raw.replace(b"1.1", b"1.0")):
+        plain = verdict.Heard(rest, 0.0, True)
+        interim = verdict.Heard(b"HTTP/1.1 100 Continue\r\n\r\n" + rest, 0.0, True)
+        assert not verdict.judged(asked + body, plain, [], "p0", is_cut=is_cut)[1]
+        assert bool(verdict.judged(asked + body, interim, [], "p0", is_cut=is_cut)[1]) != (right and asked is raw)
+
+
+@pytest.mark.parametrize(
+    ("wish", "asked", "answer"),
+    [
+        ("refused", b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+        ("served", b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 404 X\r\n\r\n"),
+        ("answered", b"\r\n", b""),
+    ],
+    ids=["refused", "served", "answered"],
+)
+def test_the_judge_hears_what_a_corpus_wants(wish: str, asked: bytes, answer: bytes) -> None:
+    """Each is right by the RFCs, and not what the corpus says."""
+    told: Any = SimpleNamespace(throw=lambda pieces: verdict.Heard(answer, 0.0, True), ordinary=lambda lane: None)
+    right = Case(corpus="", name="", raw=asked)
+    wrong = replace(right, wants="else", **{wish: True})
+    verdict.run(told, Lane("p0"), right)
+    verdict.run(told, Lane("p0"), wrong)
+    assert (right.faults, wrong.faults) == ((), ("the corpus wants: else",))
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -175,7 +210,7 @@ def test_the_judge_sees_a_wrong_answer(name: str) -> None:
     raw = b"GET /p0/u HTTP/1.1\r\nHost: x\r\n\r\n"
     heard = verdict.Heard(b"HTTP/1.1 200 OK\r\n\r\n" * (name == "a second answer") + WRONG[name], 0.0, True)
     arrived = [b"GET /u HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n"]
-    assert list(verdict.faults_of(verdict.must(raw, "p0"), heard, arrived, "p0"))
+    assert verdict.judged(raw, heard, arrived, "p0")[1]
 
 
 @pytest.mark.parametrize(

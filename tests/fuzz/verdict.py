@@ -13,7 +13,7 @@ from typing import Final
 
 from proxy.server.status import PAGES
 from tests.fuzz import readers, strict
-from tests.fuzz.rules import HOUSE, RULES, TOLERATED
+from tests.fuzz.rules import BAD, HOUSE, RULES, TOLERATED
 from tests.fuzz.stage import Heard, Lane, Stage
 from tests.fuzz.strict import Message
 
@@ -109,6 +109,8 @@ class Must:
     """For each request, what may be the status of its answer; the last may be a refusal."""
     least: int
     """So many answers there must be; after a request that may end the connection there may be none."""
+    continues: tuple[bool, bool]
+    """Whether 100 Continue may be said when all bytes come together, and when they come in pieces."""
     rules: tuple[str, ...]
     """Why the last one is refused: names in `RULES`, the likeliest first; empty: nothing is."""
     kept: str
@@ -131,11 +133,14 @@ def must(raw: bytes, lane: str, *, loose_blanks: bool = False) -> Must:
     forwarded: list[Message] = []
     answers: list[frozenset[int]] = []
     rules: tuple[str, ...] = ()
+    heads = [*found.messages, found.partial]
     least = 1 if any(message.values("upgrade") for message in found.messages) else 0
     for n, message in enumerate(found.messages):
         if rules := house_rules(message):
             break
-        answers.append(_status(message, lane))
+        # A trailer that stands once in a head is not for trailers (RFC 9110 §6.5.1): dropped as others, or refused.
+        doubtful = not {"host", *SINGLE}.isdisjoint(message.trailers)
+        answers.append(_status(message, lane) | (BAD if doubtful else frozenset()))
         if path_of(message.target).startswith(f"/{lane}/"):
             forwarded.append(message)
         follows = bool(found.breach) or n + 1 < len(found.messages)
@@ -151,6 +156,7 @@ def must(raw: bytes, lane: str, *, loose_blanks: bool = False) -> Must:
         forwarded=tuple(forwarded),
         answers=tuple(answers),
         least=least or len(answers),
+        continues=(found.breach == "body_unfinished" and _expects(found.partial), any(map(_expects, heads))),
         rules=rules,
         kept=_kept(found.messages),
     )
@@ -165,9 +171,16 @@ def _status(message: Message, lane: str) -> frozenset[int]:
     return frozenset({200 if path.startswith(f"/{lane}/") else 404})
 
 
+def _expects(message: Message | None) -> bool:
+    """The caller may wait for 100 Continue before it sends the body (RFC 9110 §10.1.1)."""
+    return message is not None and message.version != "1.0" and "100-continue" in message.tokens("expect")
+
+
 def _may_close(message: Message) -> bool:
-    """Docs/http.md: what closes the connection although the caller did not ask for it."""
-    return message.has_trailers or (message.target == "*" and bool(message.body))
+    """Docs/http.md: what closes the connection although the caller did not ask for it. llhttp reads Proxy-Connection,
+    which no RFC defines any more, as if it were Connection."""
+    unwelcome = message.trailers or message.values("proxy-connection")
+    return bool(unwelcome) or (message.target == "*" and bool(message.body))
 
 
 def _unread(raw: bytes, found: strict.Reading) -> tuple[str, ...]:
@@ -198,7 +211,7 @@ _REASONS: Final[dict[str, Callable[[Message], object]]] = {
     "RFC 9112 §3.2.4: OPTIONS * asks the server itself": lambda m: m.target == "*",
     "RFC 9110 §10.1.1: 100 Continue is ours to say": lambda m: m.values("expect"),
     "RFC 9112 §3.2.2: the absolute form of a target must be accepted": lambda m: not m.target.startswith("/"),
-    "RFC 9110 §6.5.1: trailers may be dropped": lambda m: m.has_trailers,
+    "RFC 9110 §6.5.1: trailers may be dropped": lambda m: m.trailers,
     "RFC 9112 §7.1: chunks are decoded, and passed on with a length": lambda m: m.chunked,
     "RFC 9112 §9.6: nothing is read behind a request that closes": lambda m: m.closes,
 }
@@ -218,6 +231,10 @@ class Case:
     """What the corpus itself expects, in its own words."""
     refused: bool = False
     """The corpus says that it has to be refused."""
+    served: bool = False
+    """The corpus says that it has to be served."""
+    answered: bool = False
+    """The corpus says that it is a request, which gets an answer, whatever that is."""
     did: str = ""
     why: str = ""
     """The section and what it says."""
@@ -232,7 +249,8 @@ def run(stage: Stage, lane: Lane, case: Case, pieces: Sequence[bytes] = ()) -> H
     case.did = described(heard, arrived)
     wanted, faults = judged(case.raw, heard, arrived, lane.name, is_cut=len(pieces) > 1)
     case.why = _reason(wanted, heard)
-    if case.refused and heard.statuses[:1] and heard.statuses[0] < 400:
+    first = heard.statuses[0] if heard.statuses else 0
+    if (case.refused and 0 < first < 400) or (case.served and not 200 <= first < 300) or (case.answered and not first):
         faults.append(f"the corpus wants: {case.wants}")
     try:
         stage.ordinary(lane)
@@ -285,6 +303,10 @@ def _answers(wanted: Must, heard: Heard, is_cut: bool) -> Iterable[str]:
         yield "the connection is still open"
     if b"HTTP/1.1 101" in heard.raw:
         yield "it switched protocols"
+    if heard.raw and not heard.raw.startswith(b"HTTP/1.1 "):
+        yield f"no HTTP/1.1: {heard.raw[:40]!r}"
+    if b"HTTP/1.1 100" in heard.raw and not wanted.continues[is_cut]:
+        yield "100 Continue to a caller that does not wait for it"
     if len(got) > len(rights) or len(got) < least:
         yield f"{len(got)} answers instead of {len(rights)}: {got}"
     for n, (status, right) in enumerate(zip(got, rights, strict=False)):
