@@ -185,7 +185,7 @@ class Stage:
         """Write the pieces, then listen until the server closes.
 
         Each piece is a segment of its own; the kernel may still hand two of them over together, which is a cut as good
-        as any. Exact cuts without a socket are in tests/conformance/test_http_corpus.py.
+        as any. Exact cuts without a socket are in tests/conformance/test_chunked_bodies.py.
         """
         began, got, closed = time.monotonic(), bytearray(), False
         with socket.create_connection(("127.0.0.1", self.port)) as sock:

@@ -189,7 +189,7 @@ def test_the_judge_sees_a_100_continue_that_nobody_waits_for(body: bytes, is_cut
 @pytest.mark.parametrize(
     ("wish", "asked", "answer"),
     [
-        ("refused", b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
+        ("refused", b"GET /dashboard HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
         ("served", b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 404 X\r\n\r\n"),
         ("answered", b"\r\n", b""),
     ],
