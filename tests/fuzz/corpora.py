@@ -171,6 +171,8 @@ OWN: dict[str, bytes] = {
     "upgrade with another request behind": _GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + _NEXT,
     "expect nothing known": _POST + b"Expect: miracles\r\nContent-Length: 5\r\n\r\nhello",
     "expect 100-continue": _POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+    "expect nothing at all": _POST + b"Expect:\r\nContent-Length: 5\r\n\r\nhello",
+    "expect 100-continue twice": _POST + b"Expect: 100-continue, 100-continue\r\nContent-Length: 5\r\n\r\nhello",
     "expect 100-continue, coded": _CODED + b"Expect: 100-continue\r\n\r\n" + _HELLO,
     "expect 100-continue, HTTP/1.0": b"POST /u HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
     "expect 100-continue, body stops": _POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhell",

@@ -87,7 +87,8 @@ def _of_the_fields(message: Message) -> Iterable[str]:
         yield "singletons"
     if END_TO_END & set(message.tokens("connection")):
         yield "connection"
-    if message.version != "1.0" and set(message.tokens("expect")) - {"100-continue"}:
+    expected = [value.lower() for value in message.values("expect")]
+    if message.version != "1.0" and expected not in ([], [b"100-continue"]):
         yield "expect"
     if any(value.isdigit() and int(value) > BODY_MAX for value in message.values("content-length")):
         yield "body_large"
