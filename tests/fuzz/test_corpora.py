@@ -173,6 +173,35 @@ WRONG = {
 }
 
 
+ONE = b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n"
+SEVERAL_ARE_RIGHT: dict[str, tuple[bytes, list[list[int]], list[list[int]]]] = {
+    "a request line that LF ends": (ONE.replace(b"1.1\r", b"1.1"), [[400]], [[404], [505], [501], []]),
+    "a request line without a version that LF ends": (b"GET /u\n\r\n", [[400], [505]], [[404], [501], []]),
+    "a request line without a version that CR ends": (b"GET /u\rX\r\n\r\n", [[400], [505]], [[404], [501], []]),
+    "an unknown method and LF": (b"FETCH /u HTTP/1.1\n\r\n", [[400], [501]], [[404], [200], []]),
+    "LF between": (ONE + b"\n" + ONE, [[404, 404], [404, 400]], [[404], [404, 501], [400], [404, 404, 404]]),
+    "CR between": (ONE + b"\r" + ONE, [[404, 404], [404, 400]], [[404], [404, 501], [400], [404, 404, 404]]),
+    "LF behind": (ONE + b"\n", [[404], [404, 400]], [[], [400], [404, 408], [404, 404]]),
+    "LF before": (b"\n" + ONE, [[404], [400]], [[], [501], [404, 404]]),
+    "LF and a bad one behind": (ONE + b"\nBAD\r\n\r\n", [[404, 400]], [[404], [404, 404], [400]]),
+    "a space before the method": (b" " + ONE, [[400], [501]], [[404], [505], []]),
+    "a space before the second": (ONE + b" " + ONE, [[404, 400], [404, 501]], [[404], [404, 404], [400]]),
+    "half a head behind": (ONE + ONE[:20], [[404], [404, 408]], [[], [404, 404], [408]]),
+    "half a head": (ONE[:20], [[408], [400]], [[], [404]]),
+    "half a head of version 2": (b"GET /u HTTP/2.0\r\nHo", [[505], [400], [408]], [[], [404]]),
+    "a whole head of version 2": (b"GET /u HTTP/2.0\r\nHost: x\r\n\r\n", [[505], [400]], [[], [404], [408]]),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL_ARE_RIGHT)
+def test_the_judge_takes_every_right_answer_and_no_other(name: str) -> None:
+    """What the fuzzer has found at length, where a judge knew one right answer of several."""
+    raw, rights, wrongs = SEVERAL_ARE_RIGHT[name]
+    for statuses in (*rights, *wrongs):
+        heard = verdict.Heard(b"".join(b"HTTP/1.1 %d X\r\n\r\n" % status for status in statuses), 0.0, True)
+        assert bool(verdict.judged(raw, heard, [], "p0")[1]) == (statuses in wrongs), statuses
+
+
 @pytest.mark.parametrize(
     ("body", "is_cut", "right"), [(b"hello", False, False), (b"hello", True, True), (b"hell", False, True)]
 )
