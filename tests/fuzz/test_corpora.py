@@ -21,10 +21,15 @@ from tests.fuzz.rules import BREACHES, HOUSE, RULES
 from tests.fuzz.stage import Lane, Stage, stage
 from tests.fuzz.verdict import Case
 
+LANES = 128
+"""Most cases wait for a limit, and many can wait together."""
+BUSY = 32
+"""Fewer where each case is many segments: a head must not be late only because of the others."""
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("stage")) as made:
+    with stage(tmp_path_factory.mktemp("stage"), LANES) as made:
         yield made
 
 
@@ -69,7 +74,7 @@ def test_yaml_suite() -> None:
 # Cut ------------------------------------------------------------------------------------------------------------------
 
 
-def cut_at(running: Stage, work: list[tuple[Case, int]]) -> list[Case]:
+def cut_at(running: Stage, work: list[tuple[Case, int]], most: int) -> list[Case]:
     """Every case as two segments, the second from an offset on; 0: a segment for every byte."""
 
     def one(lane: Lane, each: tuple[Case, int]) -> Case:
@@ -80,7 +85,7 @@ def cut_at(running: Stage, work: list[tuple[Case, int]]) -> list[Case]:
         verdict.run(running, lane, aimed, pieces)
         return aimed
 
-    return running.across(one, work)
+    return running.across(one, work, most)
 
 
 def closing(case: Case) -> Case:
@@ -99,13 +104,13 @@ CUT_AT_EVERY_BYTE = (
 def test_a_cut_at_every_byte_changes_nothing(running: Stage) -> None:
     chosen = [case for case in corpora.own() if case.name in CUT_AT_EVERY_BYTE]
     assert len(chosen) == len(CUT_AT_EVERY_BYTE)
-    work = [(case, at) for case in chosen for at in range(1, len(corpora.aimed(case.raw, "p00")))]
-    assert_right(cut_at(running, work), 400)
+    work = [(case, at) for case in chosen for at in range(1, len(corpora.aimed(case.raw, f"p{LANES}")))]
+    assert_right(cut_at(running, work, LANES), 400)
 
 
 def test_byte_by_byte_changes_nothing(running: Stage) -> None:
     short = [closing(case) for case in corpora.own() if 0 < len(case.raw) < 400]
-    assert_right(cut_at(running, [(case, 0) for case in short]), 90)
+    assert_right(cut_at(running, [(case, 0) for case in short], BUSY), 90)
 
 
 @pytest.mark.torture
@@ -113,7 +118,7 @@ def test_every_case_cut_at_every_byte(running: Stage) -> None:
     cases = [*corpora.own(), *(case for name in corpus.PUBLIC for case in corpora.public(name))]
     work = [(case, at) for case in map(closing, cases) if len(case.raw) < 1_000 for at in range(len(case.raw) + 3)]
     random.Random(1).shuffle(work)  # those that wait for a limit do not wait together
-    assert_right(cut_at(running, work), 20_000)
+    assert_right(cut_at(running, work, BUSY), 20_000)
 
 
 # The judges -----------------------------------------------------------------------------------------------------------
