@@ -150,12 +150,17 @@ def ask(running: Stage, lane: Lane, stream: bool, raw: bytes) -> Got:
     sent = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}).encode()
     asked = ASK % (name, name, next(_COUNT), len(sent)) + sent
     lane.taken()
-    lane.answer = ([raw], True)
-    heard = running.throw([asked])
-    lane.answer = None
+    heard = answered(running, lane, asked, raw)
     if not heard.closed:
         raise AssertionError(waiting(running, lane, heard, asked, raw))
     return Got(heard.raw)
+
+
+def answered(running: Stage, lane: Lane, asked: bytes, raw: bytes) -> Heard:
+    lane.answer = ([raw], True)
+    heard = running.throw([asked])
+    lane.answer = None
+    return heard
 
 
 def waiting(running: Stage, lane: Lane, heard: Heard, asked: bytes, raw: bytes) -> str:
@@ -163,18 +168,21 @@ def waiting(running: Stage, lane: Lane, heard: Heard, asked: bytes, raw: bytes) 
 
     ``check_upstream(running, lane of the dialect, stream, what the upstream answered)`` does the same again.
     """
-    status = running.do(running.sidecar.status())
+    got, status = lane.taken(), running.do(running.sidecar.status())
+    again = answered(running, lane, asked, raw)
     told = {
         "dialect": list(DIALECTS)[running.lanes.index(lane) % len(DIALECTS)],
         "the upstream answered": raw,
         "the caller sent": asked,
         "the caller heard": heard.raw,
         "waited for seconds": round(heard.took_s, 3),
-        "the upstream got": lane.taken(),
+        "the upstream got": got,
         "open connections upstream": sum(not transport.is_closing() for transport in lane.transports),
         "active requests": status["requests_active"],
         "the last lines of the log": running.sidecar.lines[-20:],
         "load of the machine": os.getloadavg(),
+        "asked once more it took seconds": round(again.took_s, 3),
+        "and the caller heard": again.raw,
     }
     return "the caller waits for ever\n" + "\n".join(f"  {what}: {value!r}" for what, value in told.items())
 
@@ -273,7 +281,14 @@ def test_a_caller_that_waits_for_ever_is_told_with_all_that_repeats_it(upstreams
         patch.setattr(upstreams, "throw", lambda pieces: Heard(b"HTTP/1.1 200 O", 10.0, False))
         with pytest.raises(AssertionError) as told:
             check_upstream(upstreams, lane, True, raw)
-    for known in ("dialect: 'gemini'", repr(raw), '"stream": true', "b'HTTP/1.1 200 O'", "active requests: 0"):
+    for known in (
+        "dialect: 'gemini'",
+        repr(raw),
+        '"stream": true',
+        "b'HTTP/1.1 200 O'",
+        "active requests: 0",
+        "once more",
+    ):
         assert known in str(told.value)
 
 
