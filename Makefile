@@ -14,8 +14,10 @@ INSTALL := $(PIP) install --quiet --no-compile --require-hashes
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock' $(ARGS)
 PYTEST := $(BIN)/pytest
-# One import leaves the byte code behind, also where the environment forbids that (PYTHONDONTWRITEBYTECODE).
-IMPORT := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c
+# One import leaves the byte code behind.
+IMPORT := $(BIN)/python -c
+# Where the environment forbids byte code, each of some hundred processes of the tests would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

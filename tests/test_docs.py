@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
+import functools
 import re
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from proxy.observe.record import AttemptRecord, RequestRecord
 from proxy.policy.breaker import Change, State
 from proxy.server.admin import Admin, AdminState
 from proxy.server.health_stream import NAMES
+from tests.test_house import sources
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -478,21 +480,21 @@ def test_exit_codes_are_as_documented(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
-def sources() -> Iterator[ast.Module]:
-    for path in sorted((ROOT / "proxy").rglob("*.py")):
-        yield ast.parse(path.read_text())
+@functools.cache
+def calls() -> list[tuple[str, ast.Call]]:
+    """Every call in the product with the dotted name of what is called, after a dot."""
+    return [
+        (f".{ast.unparse(node.func)}", node) for file in sources() for node in file.nodes if isinstance(node, ast.Call)
+    ]
 
 
-def calls(name: str) -> Iterator[ast.Call]:
+def calls_of(name: str) -> Iterator[ast.Call]:
     """Calls that end in this dotted name."""
-    for tree in sources():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and f".{ast.unparse(node.func)}".endswith(f".{name}"):
-                yield node
+    return (call for called, call in calls() if called.endswith(f".{name}"))
 
 
 def test_variables_are_documented() -> None:
-    read = {call.args[0].value for call in calls("environ.get") if isinstance(call.args[0], ast.Constant)}
+    read = {call.args[0].value for call in calls_of("environ.get") if isinstance(call.args[0], ast.Constant)}
     assert {name for name in read if str(name).startswith("OUTRIDER_")} == set(names(text_of("operate.md"), "variable"))
     assert read
 
@@ -502,7 +504,7 @@ def test_variables_are_documented() -> None:
 
 def test_log_lines_are_documented_with_their_fields() -> None:
     written: dict[str, set[str]] = {}
-    for call in (*calls("log.write"), *(c for c in calls("self.write") if len(c.args) == 2)):
+    for call in (*calls_of("log.write"), *(c for c in calls_of("self.write") if len(c.args) == 2)):
         message = call.args[1]
         if isinstance(message, ast.Constant):
             written[str(message.value)] = {str(keyword.arg) for keyword in call.keywords}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import get_args, get_type_hints
 
@@ -14,6 +15,7 @@ from proxy.dialects.errors import ERRORS
 from proxy.policy.absence import Reason
 from proxy.server.reload import Report
 from tests.test_docs import ROOT, names, quoted, rows, section, text_of
+from tests.test_house import sources
 
 CALLERS_READERS = ("openai", "responses", "anthropic")
 """Packages of the dialects that callers speak: what other readers need, no caller can ask for."""
@@ -53,14 +55,15 @@ def codes_of(node: ast.AST) -> Iterator[tuple[str, int]]:
             yield literal(after), before.value
 
 
+@functools.cache
 def codes() -> dict[str, set[int]]:
     """Every code that an error of ours can carry -> the statuses that stand beside it in the source."""
     # A reload reports what the file was; the answer's code is made of that.
     found: dict[str, set[int]] = {f"configuration_{result}": {400} for result in REPORTS - {"reloaded", "unchanged"}}
-    for path in sorted((ROOT / "proxy").rglob("*.py")):
-        if {"demo", "sim"} & set(path.parts) or path.name == "errors.py":
+    for file in sources():
+        if file.room in ("demo", "sim") or file.path.endswith("/errors.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in file.nodes:
             for code, status in codes_of(node):
                 if re.fullmatch("[a-z_]+", code):
                     found.setdefault(code, set()).update({status} - {0})
@@ -92,19 +95,21 @@ def test_codes_of_the_door_page_exist() -> None:
     assert told - set(codes()) == set()
 
 
-def module(path: str) -> ast.Module:
-    return ast.parse((ROOT / "proxy" / path).read_text())
+def nodes(path: str) -> Sequence[ast.AST]:
+    """Of one file of the product."""
+    (file,) = [file for file in sources() if file.path == f"proxy/{path}"]
+    return file.nodes
 
 
 def words_of_refusals() -> set[str]:
     """What the engine and the chain say of targets that they leave out."""
     found = set()
-    for node in ast.walk(module("engine/choice.py")):
+    for node in nodes("engine/choice.py"):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("self._refused", "self.skipped.setdefault"):
             found.add(literal(node.args[1]))
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("self.skipped["):
             found.add(literal(node.value))
-    for node in ast.walk(module("config/chain.py")):
+    for node in nodes("config/chain.py"):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._skip":
             found.add(literal(node.args[1]))
     return found | set(get_args(Reason))
@@ -113,9 +118,7 @@ def words_of_refusals() -> set[str]:
 def cooling() -> set[str]:
     """Classes of failure after which a target is left alone."""
     (function,) = [
-        node
-        for node in ast.walk(module("engine/cluster.py"))
-        if isinstance(node, ast.FunctionDef) and node.name == "_cool"
+        node for node in nodes("engine/cluster.py") if isinstance(node, ast.FunctionDef) and node.name == "_cool"
     ]
     return {Class[name].value for name in re.findall(r"Class\.([A-Z_]+)", ast.unparse(function))}
 
@@ -123,21 +126,24 @@ def cooling() -> set[str]:
 def portability_words() -> set[str]:
     """What requests ask for that a target of another API cannot give."""
     found = set(get_args(get_type_hints(Media)["kind"]))
-    for path in sorted((ROOT / "proxy" / "dialects").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for file in sources():
+        if file.room != "dialects":
+            continue
+        package = file.path.split("/")[-2]
+        for node in file.nodes:
             if isinstance(node, ast.Call):
                 what = ast.unparse(node.func)
                 if what == "NotPortable" or what.endswith("._may_fetch"):
                     found |= {literal(node.args[what != "NotPortable"])} | {
                         literal(part) for part in ast.walk(node.args[0]) if isinstance(node.args[0], ast.IfExp)
                     }
-                elif path.parent.name in CALLERS_READERS and (what == "Need" or what.endswith(".need")):
+                elif package in CALLERS_READERS and (what == "Need" or what.endswith(".need")):
                     found |= {literal(keyword.value) for keyword in node.keywords if keyword.arg == "reason"}
                     found |= {literal(argument) for argument in node.args[:1]}
             elif (
                 isinstance(node, ast.AnnAssign)
                 and isinstance(node.value, ast.Dict)
-                and path.parent.name in CALLERS_READERS
+                and package in CALLERS_READERS
                 and ast.unparse(node.target) == "_NEEDED"
             ):
                 found |= {literal(value) for value in node.value.values}

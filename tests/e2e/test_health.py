@@ -68,7 +68,7 @@ async def test_an_outage_and_its_end_with_traffic(pair: tuple[FakeProvider, Fake
         assert snapshot["status"] == "healthy"
         assert (await sidecar.chat()).status == 200
         p.default = Fault(status=503)
-        calls = 0
+        calls, every_s = 0, 1.0
         stop = asyncio.Event()
 
         async def call() -> None:
@@ -77,7 +77,7 @@ async def test_an_outage_and_its_end_with_traffic(pair: tuple[FakeProvider, Fake
                 assert (await sidecar.chat(headers=NO_RETRY)).status == 200
                 calls += 1
                 try:
-                    async with asyncio.timeout(1.0):
+                    async with asyncio.timeout(every_s):
                         await stop.wait()
                 except TimeoutError:
                     continue
@@ -101,6 +101,9 @@ async def test_an_outage_and_its_end_with_traffic(pair: tuple[FakeProvider, Fake
         assert one["errors"] == {"model_overloaded": one["requests"] - 1}
         assert one["models"][0]["healthy"] is False
         p.default = None
+        # Both trials between two looks at the provider, a second apart: out of "down" it is well at once. With the
+        # circuit half open at such a look it is "degraded" first, and out of that lead only ten calm seconds.
+        every_s = 0.05
         _, up = await watcher.until("provider_recovered", provider="p")
         assert up["duration_s"] == pytest.approx(time.monotonic() - at, abs=2.0)
         stop.set()

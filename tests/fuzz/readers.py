@@ -26,7 +26,7 @@ def strictly(raw: bytes) -> list[Said]:
     """Raises AssertionError where the bytes are anything but whole, correct requests."""
     found = strict.read(raw)
     assert not found.breach, found.breach
-    assert not any(message.oddities or message.has_trailers for message in found.messages), "odd framing"
+    assert not any(message.oddities or message.trailers for message in found.messages), "odd framing"
     return [(message.method, message.target, message.body) for message in found.messages]
 
 

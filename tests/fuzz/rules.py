@@ -30,6 +30,7 @@ BREACHES = {
     "bare_lf": _rule("RFC 9112 §2.2", "lines end with CRLF; a lone LF may be taken for an end, and need not be"),
     "space_before_headers": _rule("RFC 9112 §2.2", "white space between the start line and the first field"),
     "request_line": _rule("RFC 9112 §3", "the request line is not method SP target SP version"),
+    "space_before_method": _rule("RFC 9112 §3", "white space before the method is refused or ignored", 400, 501),
     "http09": _rule("RFC 9112 §2.3", "HTTP/0.9 has no version and no fields", 400, 408, 505),
     "method": _rule("RFC 9110 §9.1", "the method is no token", 400, 501),
     "unknown_method": _rule(

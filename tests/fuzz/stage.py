@@ -165,10 +165,14 @@ class Stage:
             self._thread.join(10)
             self._loop.close()
 
-    def across(self, work: Callable[[Lane, K], T], cases: Sequence[K]) -> list[T]:
-        """`work` over all cases, each with a lane that is its own meanwhile; results in the order of the cases."""
+    def across(self, work: Callable[[Lane, K], T], cases: Sequence[K], most: int | None = None) -> list[T]:
+        """`work` over all cases, each with a lane that is its own meanwhile; results in the order of the cases.
+
+        `most`: so many at the same time, at most; None: as many as there are lanes.
+        """
+        lanes = self.lanes[:most]
         free: Queue[Lane] = Queue()
-        for lane in self.lanes:
+        for lane in lanes:
             free.put(lane)
 
         def one(case: K) -> T:
@@ -178,14 +182,14 @@ class Stage:
             finally:
                 free.put(lane)
 
-        with ThreadPoolExecutor(len(self.lanes)) as pool:
+        with ThreadPoolExecutor(len(lanes)) as pool:
             return list(pool.map(one, cases))
 
     def throw(self, pieces: Sequence[bytes]) -> Heard:
         """Write the pieces, then listen until the server closes.
 
         Each piece is a segment of its own; the kernel may still hand two of them over together, which is a cut as good
-        as any. Exact cuts without a socket are in tests/conformance/test_http_corpus.py.
+        as any. Exact cuts without a socket are in tests/conformance/test_chunked_bodies.py.
         """
         began, got, closed = time.monotonic(), bytearray(), False
         with socket.create_connection(("127.0.0.1", self.port)) as sock:

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 URI_BYTES = re.compile(rb"[!-~]+")
-ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)([^?#]*)(\?[^#]*)?")
+ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 REG_NAME = rb"(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+"
-HOST = re.compile(rb"(?:" + REG_NAME + rb"|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]*)?")
+HOST = re.compile(rb"(?:" + REG_NAME + rb"|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
+"""The grammar's ports have any length; TCP's have five digits."""
+LINE_END = re.compile(rb"\r\n|\r|\n")
+WHITE = (b" ", b"\t", b"\v", b"\f")
+"""What RFC 9112 §3 lets a lenient reader take for a space, the bare CR apart."""
 CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 HEX = re.compile(rb"[0-9A-Fa-f]+")
 EXTENSION = re.compile(
@@ -24,7 +28,12 @@ KNOWN_METHODS = frozenset(b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH
 
 
 class Breach(Exception):
-    """The bytes are no HTTP/1.1 from here on; the argument is a name in `rules.BREACHES`."""
+    """The bytes are no HTTP/1.1 from here on; the first argument is a name in `rules.BREACHES`."""
+
+    def __init__(self, name: str, partial: Message | None = None) -> None:
+        super().__init__(name)
+        self.partial = partial
+        """The message, where its grammar is right and its target or host is not: other rules may be told first."""
 
 
 class Unfinished(Exception):
@@ -41,7 +50,8 @@ class Message:
     fields: list[tuple[str, bytes]]
     """Lower-case names; values without surrounding white space."""
     body: bytes = b""
-    has_trailers: bool = False
+    trailers: list[str] = field(default_factory=list)
+    """Lower-case names."""
     chunked: bool = False
     oddities: set[str] = field(default_factory=set)
     """Names in `rules.HOUSE` that the spelling of the framing meets."""
@@ -70,16 +80,18 @@ class Reading:
     """Offset behind each message."""
     breach: str = ""
     """What stops the reading: a name in `rules.BREACHES`; empty: the bytes ended between two messages."""
+    also: str = ""
+    """What else is wrong with a request line to who takes the lone CR or LF within it for its end; empty: nothing."""
     partial: Message | None = None
-    """The message whose head was read and whose body was not."""
+    """The message whose head was read and whose body was not, or that has another fault before that one."""
 
 
-def read(raw: bytes) -> Reading:
-    """All requests of `raw`."""
+def read(raw: bytes, *, loose_blanks: bool = False) -> Reading:
+    """All requests of `raw`; `loose_blanks`: a CR or LF alone before a request line is ignored as an empty line is."""
     found, at = Reading(), 0
     while True:
         try:
-            at = _skip_blank(raw, at)
+            at = _skip_blank(raw, at, loose_blanks)
             if at == len(raw):
                 return found
             message, at = _head(raw, at)
@@ -87,6 +99,10 @@ def read(raw: bytes) -> Reading:
             at = _body(raw, at, message)
         except Breach as breach:
             found.breach = str(breach)
+            if found.partial is None:
+                found.partial = breach.partial
+            if found.partial is None:
+                found.also, found.partial = _ended_alone(raw, at)
             return found
         except Unfinished as rest:
             found.breach = f"{rest}_unfinished"
@@ -98,8 +114,13 @@ def read(raw: bytes) -> Reading:
             return found
 
 
-def _skip_blank(raw: bytes, at: int) -> int:
-    """RFC 9112 §2.2: empty lines before a request line are ignored."""
+def _skip_blank(raw: bytes, at: int, loose: bool) -> int:
+    """RFC 9112 §2.2: empty lines before a request line are ignored.
+
+    `loose`: §2.2 lets a line end in LF alone, and §3 lets white space before the method be ignored, a bare CR with it.
+    """
+    if loose:
+        return len(raw) - len(raw[at:].lstrip(b"\r\n"))
     while raw.startswith(b"\r\n", at):
         at += 2
     return at
@@ -119,22 +140,35 @@ def _line(raw: bytes, at: int, part: str) -> tuple[bytes, int]:
     return line[:-1], end + 1
 
 
+def _ended_alone(raw: bytes, at: int) -> tuple[str, Message | None]:
+    """A request line that a lone CR or LF ends, as who takes that for its end reads it: a breach, or a message."""
+    end = LINE_END.search(raw, at)
+    if end is None or end[0] == b"\r\n":
+        return "", None
+    try:
+        return "", _start(raw[at : end.start()])
+    except Breach as breach:
+        return str(breach), breach.partial
+
+
 def _head(raw: bytes, at: int) -> tuple[Message, int]:
     line, at = _line(raw, at, "head")
     message = _start(line)
     message.fields, at = _fields(raw, at, first="space_before_headers")
-    _hosts(message)
+    _check_hosts(message)
     return message, at
 
 
 def _start(line: bytes) -> Message:
+    if line[:1] in WHITE:
+        raise Breach("space_before_method")
     parts = line.split(b" ")
     words = [part for part in parts if part]
     if parts[0] and TOKEN.fullmatch(parts[0]) and parts[0] not in KNOWN_METHODS:
         raise Breach("unknown_method")
-    if len(words) == 2 and words[1].startswith(b"/"):
+    if len(words) == 2:
         raise Breach("http09")
-    if len(words) != 3 or not parts[0]:
+    if len(words) != 3 or not parts[-1]:
         raise Breach("request_line")
     method, target, version = words
     if TOKEN.fullmatch(method) is None:
@@ -146,23 +180,25 @@ def _start(line: bytes) -> Message:
         raise Breach("other_version")
     if method == b"CONNECT":
         raise Breach("connect")
-    _check_target(method, target)
-    made = Message(method=method.decode(), target=target.decode(), version=f"1.{numbers[2].decode()}", fields=[])
+    made = Message(
+        method=method.decode(), target=target.decode("latin-1"), version=f"1.{numbers[2].decode()}", fields=[]
+    )
     if len(parts) != 3:
         made.oddities.add("spaces")
+    if breach := _target_breach(method, target):
+        raise Breach(breach, made)
     return made
 
 
-def _check_target(method: bytes, target: bytes) -> None:
+def _target_breach(method: bytes, target: bytes) -> str:
     if URI_BYTES.fullmatch(target) is None:
-        raise Breach("target")
+        return "target"
     if b"#" in target:
-        raise Breach("fragment")
-    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
-        return
+        return "fragment"
     absolute = ABSOLUTE.fullmatch(target)
-    if absolute is None or not absolute[1]:
-        raise Breach("target_form")
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS") or (absolute and absolute[1]):
+        return ""
+    return "target_form"
 
 
 def _fields(raw: bytes, at: int, first: str) -> tuple[list[tuple[str, bytes]], int]:
@@ -186,16 +222,16 @@ def _fields(raw: bytes, at: int, first: str) -> tuple[list[tuple[str, bytes]], i
         fields.append((name.decode().lower(), value.strip(b" \t")))
 
 
-def _hosts(message: Message) -> None:
+def _check_hosts(message: Message) -> None:
     hosts = message.values("host")
     if not hosts and message.version != "1.0":
-        raise Breach("no_host")
+        raise Breach("no_host", message)
     if len(hosts) > 1:
-        raise Breach("hosts")
+        raise Breach("hosts", message)
     if hosts and not hosts[0]:
-        raise Breach("host_empty")
+        raise Breach("host_empty", message)
     if hosts and HOST.fullmatch(hosts[0]) is None:
-        raise Breach("host")
+        raise Breach("host", message)
 
 
 # Bodies ---------------------------------------------------------------------------------------------------------------
@@ -265,8 +301,8 @@ def _chunks(raw: bytes, at: int, message: Message) -> int:
         trailers, at = _fields(raw, at, first="obs_fold")
     except Unfinished:
         raise Unfinished("body") from None
-    message.has_trailers = bool(trailers)
-    if {"content-length", "transfer-encoding"} & {name for name, _ in trailers}:
+    message.trailers = [name for name, _ in trailers]
+    if {"content-length", "transfer-encoding"} & set(message.trailers):
         raise Breach("trailer_framing")
     return at
 
@@ -284,6 +320,6 @@ def _chunk_size(line: bytes, message: Message) -> int:
     if squeezed != rest:
         message.oddities.add("chunk_space")
     size = int(digits[0], 16)
-    if size >= 2**63:
+    if size >= 2**64:
         raise Breach("chunk_overflow")
     return size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from proxy.dialects import eventstream
 from tests.fuzz import corpora, corpus, targets
 from tests.fuzz.changes import changed
-from tests.fuzz.stage import Lane, Stage, stage
+from tests.fuzz.stage import Heard, Lane, Stage, stage
 from tests.fuzz.verdict import Case
 
 LANES = 32
@@ -116,6 +117,8 @@ class Got:
 
     def __init__(self, raw: bytes) -> None:
         self.status = 0
+        self.kind = b""
+        """Of the content; empty: not said."""
         self.body = b""
         self.whole = False
         """Its end was where its framing says; False: cut, or no HTTP."""
@@ -135,6 +138,7 @@ class Got:
     def _take(self, event: Any) -> bool:
         if isinstance(event, h11.Response):
             self.status = event.status_code
+            self.kind = dict(event.headers).get(b"content-type", b"")
         elif isinstance(event, h11.Data):
             self.body += bytes(event.data)
         elif isinstance(event, h11.EndOfMessage):
@@ -142,18 +146,61 @@ class Got:
         return isinstance(event, h11.Response | h11.InformationalResponse | h11.Data)
 
 
-def check_upstream(running: Stage, lane: Lane, stream: bool, raw: bytes) -> None:
+def ask(running: Stage, lane: Lane, stream: bool, raw: bytes) -> Got:
+    """What the caller gets when the upstream answers `raw` and closes. Fails when the caller waits for ever, with all
+    that is needed to see it again."""
     name = lane.name.encode()
     sent = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    asked = ASK % (name, name, next(_COUNT), len(sent)) + sent
+    lane.taken()
+    heard = answered(running, lane, asked, raw)
+    if not heard.closed:
+        raise AssertionError(waiting(running, lane, heard, asked, raw))
+    return Got(heard.raw)
+
+
+def answered(running: Stage, lane: Lane, asked: bytes, raw: bytes) -> Heard:
     lane.answer = ([raw], True)
-    heard = running.throw([ASK % (name, name, next(_COUNT), len(sent)) + sent])
+    heard = running.throw([asked])
     lane.answer = None
-    assert heard.closed, "the caller waits for ever"
-    got, given_ = Got(heard.raw), Got(raw)
-    assert got.status, f"no HTTP: {heard.raw[:200]!r}"
+    return heard
+
+
+def waiting(running: Stage, lane: Lane, heard: Heard, asked: bytes, raw: bytes) -> str:
+    """All that is known of a call that does not end: what was said on both sides, and what the process says of itself.
+
+    ``check_upstream(running, lane of the dialect, stream, what the upstream answered)`` does the same again.
+    """
+    got, status = lane.taken(), running.do(running.sidecar.status())
+    again = answered(running, lane, asked, raw)
+    told = {
+        "dialect": list(DIALECTS)[running.lanes.index(lane) % len(DIALECTS)],
+        "the upstream answered": raw,
+        "the caller sent": asked,
+        "the caller heard": heard.raw,
+        "waited for seconds": round(heard.took_s, 3),
+        "the upstream got": got,
+        "open connections upstream": sum(not transport.is_closing() for transport in lane.transports),
+        "active requests": status["requests_active"],
+        "the last lines of the log": running.sidecar.lines[-20:],
+        "load of the machine": os.getloadavg(),
+        "asked once more it took seconds": round(again.took_s, 3),
+        "and the caller heard": again.raw,
+    }
+    return "the caller waits for ever\n" + "\n".join(f"  {what}: {value!r}" for what, value in told.items())
+
+
+def check_upstream(running: Stage, lane: Lane, stream: bool, raw: bytes) -> None:
+    got, given_ = ask(running, lane, stream, raw), Got(raw)
+    assert got.status, "no HTTP"
     if got.status >= 400:
         check_error(got, given_)
-    elif stream and got.body[:1] != b"{":
+        return
+    # Which success it was is the upstream's to say; of bytes that h11 refuses we do not know what it said.
+    assert got.status < 300, got.status
+    assert got.status == given_.status or not given_.status, (got.status, given_.status)
+    # A first event that is no JSON may leave a line behind that begins as JSON does.
+    if stream and (got.kind.startswith(b"text/event-stream") or got.body[:1] != b"{"):
         check_stream(got, raw)
     else:
         check_whole(got, given_, lane is running.lanes[0])
@@ -173,7 +220,6 @@ def check_whole(got: Got, given_: Got, own: bool) -> None:
     Where h11 refuses the upstream's bytes (a control character in a header, a chunk that ends in LF alone), aiohttp's
     reading of answers is milder: the body must then still be whole by itself.
     """
-    assert got.status == 200
     if got.whole:
         assert not given_.cut, "the upstream's answer was cut and the caller's looks whole"
         assert got.body == given_.body or not own or not given_.whole, "not what the upstream said"
@@ -205,10 +251,57 @@ def test_right_answers_arrive(upstreams: Stage, dialect: str, stream: bool) -> N
     lane = upstreams.lanes[list(DIALECTS).index(dialect)]
     for raw in answers(dialect, stream):
         check_upstream(upstreams, lane, stream, raw)
-        lane.answer = ([raw], True)
-        sent = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}]}).encode()
-        heard = upstreams.throw([ASK % (lane.name.encode(), lane.name.encode(), next(_COUNT), len(sent)) + sent])
-        assert (Got(heard.raw).status, Got(heard.raw).whole) == (200, True), heard.raw
+        got = ask(upstreams, lane, stream, raw)
+        assert (got.status, got.whole) == (200, True), got.body
+
+
+SUCCESSES = {200: 200, 201: 201, 202: 202, 206: 206, 299: 299, 204: 502, 302: 502, 304: 502}
+"""An answer is an answer with any success; what has no body, or is elsewhere, is none."""
+
+
+@pytest.mark.parametrize(("dialect", "stream"), CASES)
+def test_which_success_it_was_is_the_upstreams_to_say(upstreams: Stage, dialect: str, stream: bool) -> None:
+    lane = upstreams.lanes[list(DIALECTS).index(dialect)]
+    for said, told in SUCCESSES.items():
+        raw = answers(dialect, stream)[0].replace(b" 200 ", b" %d " % said)
+        check_upstream(upstreams, lane, stream, raw)
+        assert ask(upstreams, lane, stream, raw).status == told
+
+
+def test_a_stream_that_begins_as_json_does_is_judged_as_a_stream(upstreams: Stage) -> None:
+    """A blank line within the first event: the half before it is no JSON, the half behind it no event."""
+    lane = upstreams.lanes[list(DIALECTS).index("openai")]
+    raw = answers("openai", True)[2].replace(b'"delta":', b'"de0\r\n\r\n', 1)
+    assert ask(upstreams, lane, True, raw).body.startswith(b"{")
+    check_upstream(upstreams, lane, True, raw)
+
+
+@pytest.mark.parametrize("told", [200, 202, 302])
+def test_the_judge_sees_another_success_than_the_upstreams(upstreams: Stage, told: int) -> None:
+    answer = answers("openai", False)[0]
+    said = Heard(answer.replace(b" 200 ", b" %d " % told), 0.0, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstreams, "throw", lambda pieces: said)
+        with pytest.raises(AssertionError):
+            check_upstream(upstreams, upstreams.lanes[0], False, answer.replace(b" 200 ", b" 201 "))
+
+
+def test_a_caller_that_waits_for_ever_is_told_with_all_that_repeats_it(upstreams: Stage) -> None:
+    raw = answers("gemini", False)[0]
+    lane = upstreams.lanes[list(DIALECTS).index("gemini")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstreams, "throw", lambda pieces: Heard(b"HTTP/1.1 200 O", 10.0, False))
+        with pytest.raises(AssertionError) as told:
+            check_upstream(upstreams, lane, True, raw)
+    for known in (
+        "dialect: 'gemini'",
+        repr(raw),
+        '"stream": true',
+        "b'HTTP/1.1 200 O'",
+        "active requests: 0",
+        "once more",
+    ):
+        assert known in str(told.value)
 
 
 def upstream_under(profile: settings, running: Stage, dialect: str, stream: bool, examples: int) -> None:

@@ -22,6 +22,7 @@ from tests.fuzz.verdict import Case
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Failover-Providers: %b\r\n"
 CHAT += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+RAW = b"POST /%b/u HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 
 
@@ -60,7 +61,10 @@ def _refused(name: str) -> None:
 
 
 def judge_json(stage: Stage, lane: Lane, case: Case) -> Case:
-    """Correct JSON goes on byte for byte, and never anything else than the caller's bytes; nothing is answered 500."""
+    """Correct JSON goes on byte for byte, and never anything else than the caller's bytes; nothing is answered 500.
+
+    To a provider's own path any bytes go on.
+    """
     heard, bodies = ask(stage, lane, case.raw)
     status = heard.statuses[0] if heard.statuses else 0
     case.did = f"{'passed on unchanged' if bodies else 'refused'}, {status} {'/'.join(heard.codes)}".rstrip()
@@ -70,6 +74,10 @@ def judge_json(stage: Stage, lane: Lane, case: Case) -> Case:
         faults.append(f"answered {heard.raw[:200]!r}")
     if bodies not in ([], [case.raw]):
         faults.append("the upstream got another body")
+    lane.taken()
+    stage.throw([RAW % (lane.name.encode(), len(case.raw)), case.raw])
+    if [message.body for data in lane.taken() for message in strict.read(data).messages] != [case.raw]:
+        faults.append("the provider's own path changed the body")
     if correct and case.corpus == "json, member" and status != 200:
         faults.append("correct JSON was refused")
     if correct is False and bodies and not re.search("NaN|nan|[Ii]nf|BOM|UTF-?16|surrogate|number", case.name):
