@@ -222,7 +222,7 @@ def failure(
         headers.append(("Proxy-Status", proxy_status(failed.candidate.target.provider, outcome)))
     told_status, told_body = 0, b""
     message = outcome.message
-    if untouched and upstream_error is not None and upstream_error[0] >= 400:
+    if untouched and upstream_error is not None and _sendable(upstream_error[0]):
         told_status, told_body, raw = upstream_error
         headers += [pair for pair in passed(raw) if pair[0].lower() != "server-timing"]
         return told_status, headers, told_body
@@ -245,14 +245,14 @@ def failure(
     if foreign:
         told_code, final = code, _foreign_status(outcome, status)
     else:
-        told_code, final = outcome.code or code, outcome.status if outcome.status >= 400 else status
+        told_code, final = outcome.code or code, _sendable(outcome.status) or status
     parsed = _error_of(told_body)
     if parsed is not None:
         headers.append(("Content-Type", "application/json"))
-        if outcome.group is Group.CALLER_FAULT and len(machine.attempts) == 1 and told_status >= 400:
+        if outcome.group is Group.CALLER_FAULT and len(machine.attempts) == 1 and _sendable(told_status):
             return told_status, headers, told_body
         parsed["error"] = {**parsed["error"], **extra}
-        return told_status if told_status >= 400 else final, headers, orjson.dumps(parsed)
+        return _sendable(told_status) or final, headers, orjson.dumps(parsed)
     status, ours, body = errors.problem(
         dialect,
         final,
@@ -264,6 +264,11 @@ def failure(
     )
     known = {name.lower() for name, _ in headers}
     return status, [*(pair for pair in ours if pair[0].lower() not in known), *headers], body
+
+
+def _sendable(status: int) -> int:
+    """An upstream's status where it is one of an error; 0 where it is none that HTTP knows (RFC 9110 §15)."""
+    return status if 400 <= status <= 599 else 0
 
 
 def _foreign_status(outcome: Outcome, status: int) -> int:

@@ -55,7 +55,7 @@ LINGER_BYTES: Final = 256 * 1024
 
 _BLANK: Final = b"\r\n\r\n"
 _LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
-_REQUEST_LINE: Final = re.compile(rb"\s*([A-Z][A-Z-]{1,19}) (/[!->@-~]{0,512})")
+_REQUEST_LINE: Final = re.compile(rb"(\s*)([A-Z][A-Z-]{1,19}) (/[!->@-~]{0,512})")
 
 
 class Gate(Protocol):
@@ -310,7 +310,7 @@ class Connection(RequestHandler):
         """One or more heads are complete: note the time, and whether the segment ended on a message boundary."""
         self.head_at = self.server.clock()
         self._head_since = 0.0
-        newest, body = cast(RawRequestMessage, self._messages[-1][0]), self._newest
+        newest, body, rest = cast(RawRequestMessage, self._messages[-1][0]), self._newest, b""
         if any(getattr(message, "upgrade", False) for message, _ in list(self._messages)[queued:]):
             # The parser loses what follows within the segment: half of a request, and its rest would look like one.
             self.spoilt = True
@@ -323,12 +323,19 @@ class Connection(RequestHandler):
             self._chunked_progress(self._partial + data)
         elif body is EMPTY_PAYLOAD:
             self._clean = data.endswith(_BLANK)
+            if not self._clean:
+                _, found, rest = (self._partial + data).rpartition(_BLANK)
+                rest = rest if found else b""
         elif body.is_eof():
             whole = self._partial + data if self._partial else data
-            self._clean = self._clean and alone and whole.find(_BLANK) + 4 + body.total_bytes == len(whole)
+            end = whole.find(_BLANK) + 4 + body.total_bytes
+            rest = whole[end:] if self._clean and alone else b""
+            self._clean = self._clean and alone and end == len(whole)
         else:
             self._clean = False
         self._partial, self._partial_size = b"", 0
+        if rest:
+            self._after_partial_head(rest)
 
     def _after_body(self, data: bytes, read_before: int) -> None:
         if self._body_chunked:
@@ -449,9 +456,12 @@ class Connection(RequestHandler):
 
 
 def _sniff(head: bytes) -> tuple[str, str]:
-    """Method and path of a head that may be malformed, for the shape of its refusal; empty when there are none."""
+    """Method and path of a head that may be malformed, for the shape of its refusal; empty when there are none. What
+    stands behind a space is no method."""
     match = _REQUEST_LINE.match(head)
-    return ("", "") if match is None else (match[1].decode(), match[2].decode())
+    if match is None:
+        return "", ""
+    return "" if match[1].strip(b"\r\n") else match[2].decode(), match[3].decode()
 
 
 def _explain(status: int, exc: BaseException | None, method: str) -> tuple[int, str, str]:

@@ -149,8 +149,6 @@ def must(raw: bytes, lane: str, *, loose_blanks: bool = False) -> Must:
             least = least or len(answers)
     else:
         rules = _unread(raw, found)
-    if "head_unfinished" in rules:
-        least = least or len(answers)  # behind another request it may be taken for idleness: closed without a word
     if rules:
         answers.append(frozenset().union(*(RULES[rule].answers for rule in rules)))
     return Must(

@@ -67,11 +67,11 @@ class Run:
         return dict(told.served_headers(self.machine, winner, self.now))
 
     def failure(
-        self, upstream: tuple[int, bytes, Any] | None = None, dialect: str = "openai"
+        self, upstream: tuple[int, bytes, Any] | None = None, dialect: str = "openai", untouched: bool = False
     ) -> tuple[int, dict[str, str], Any]:
         assert self.gave_up is not None
         status, headers, body = told.failure(
-            self.plan, self.machine, self.gave_up, dialect, "req_1", upstream, self.now
+            self.plan, self.machine, self.gave_up, dialect, "req_1", upstream, self.now, untouched=untouched
         )
         names = [name.lower() for name, _ in headers]
         assert len(names) == len(set(names)), f"repeated: {names}"
@@ -264,6 +264,14 @@ def test_the_most_telling_error_keeps_status_and_gains_the_attempts() -> None:
     assert headers["X-Outrider-Request-Id"] == "req_1"
     assert headers["x-should-retry"] == "false"
     assert headers["Proxy-Status"].endswith("received-status=500")
+
+
+@pytest.mark.parametrize("told_status", [600, 700, 999])
+@pytest.mark.parametrize("untouched", [False, True])
+@pytest.mark.parametrize("body", [b'{"error": {"message": "odd"}}', b"odd"])
+def test_a_status_that_http_does_not_know_is_a_bad_gateway(told_status: int, untouched: bool, body: bytes) -> None:
+    run = Run("a/m").ends(failed(Class.SERVER_ERROR, status=told_status))
+    assert run.failure((told_status, body, ()), untouched=untouched)[0] == 502
 
 
 def test_the_callers_own_fault_is_passed_on_byte_for_byte() -> None:

@@ -27,6 +27,7 @@ from proxy.server.listeners import BindError, Listeners
 from proxy.server.protocol import DataServer, self_check
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 LISTEN = Listen()
 
 Serve = Callable[[Inbound, Sink], Awaitable[None]]
@@ -443,10 +444,11 @@ async def test_options_star_is_answered_here() -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + (b"X-A: " + b"a" * 9_000 + b"\r\n") * 4 + b"\r\n", 431, "header_too_large"),
         (b"BREW /pot HTTP/1.1\r\nHost: x\r\n\r\n", 501, "method_not_implemented"),
         (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "invalid_request_line"),
+        (b" GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "invalid_request_line"),
         (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "unsupported_version"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "invalid_request_framing"),
     ],
-    ids=["414", "431-one", "431-many", "431-sum", "501", "lower", "505", "no-host"],
+    ids=["414", "431-one", "431-many", "431-sum", "501", "lower", "space", "505", "no-host"],
 )
 async def test_refusals_are_json_with_a_code(request_bytes: bytes, status: int, code: str) -> None:
     async with running(Echo()) as at:
@@ -481,6 +483,29 @@ async def test_a_slow_head_is_408_and_an_idle_connection_is_closed_without_a_wor
         assert await at.ask() == b""
         assert statuses(await at.ask(GET)) == [200]
         assert at.refused == ["head_timeout"] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "expected"),
+    [
+        (GET + b"GET / HT", b"", [200, 408]),
+        (GET + b"\r\nGET / HT", b"", [200, 408]),
+        (POST + b"GET / HT", b"", [200, 408]),
+        (GET + GET + b"G", b"", [200, 200, 408]),
+        (GET[:9], GET[9:] + b"GET / HT", [200, 408]),
+        (GET + b"\r\n", b"", [200]),
+        (POST + b"\r\n", b"", [200]),
+        (GET + GET[:20], GET[20:], [200, 200]),
+        (POST + GET[:20], GET[20:] + GET[:3], [200, 200, 408]),
+    ],
+    ids=["a head", "a blank line and a head", "a body", "two", "pieces", "a blank line", "a body and a blank line",
+         "its rest comes", "its rest comes and another"],
+)  # fmt: skip
+async def test_a_head_that_begins_behind_another_request_has_a_clock_too(
+    first: bytes, more: bytes, expected: list[int]
+) -> None:
+    async with running(Echo(), replace(LISTEN, head_timeout_s=0.05, keepalive_timeout_s=0.3)) as at:
+        assert statuses(await at.ask(*filter(None, (first, more)))) == expected
 
 
 async def test_a_head_that_came_in_pieces_leaves_no_clock_running() -> None:
