@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxy.base.outcome import Class
 from proxy.base.target import Target
 from proxy.engine.cluster import Cluster, TargetState
 from proxy.observe.entry import Entry
@@ -176,9 +177,20 @@ class HealthBook:
             watches[target] = watch
             cleared_at = self.probes(target.provider).cleared_at if target.provider in self._probes else -1e9
             reading = watch.read(state.pulse, self._signs(state, now), cleared_at, now)
-            found.setdefault(target.provider, []).append((state, reading))
+            if not self.is_slip(state, now):
+                found.setdefault(target.provider, []).append((state, reading))
         self._watches = watches
         return found
+
+    def is_slip(self, state: TargetState, now: float) -> bool:
+        """Whether the provider does not know the model, and only a caller ever named it. That is no illness of the
+        provider: whoever mistypes a name must not wake anybody. A model that the file names, or that has answered
+        before, is another matter."""
+        cooldown = state.cooldown
+        if cooldown.reason != Class.MODEL_NOT_FOUND or cooldown.remaining_s(now) <= 0.0 or state.pulse.good_at >= 0.0:
+            return False
+        known = self.layout.providers.get(state.target.provider)
+        return known is None or state.target.model not in known.models
 
     def _signs(self, state: TargetState, now: float) -> Signs:
         # What a caller's own credential is refused for says nothing about the provider.
@@ -234,6 +246,8 @@ class HealthBook:
     def _answer(self, provider: str, model: str, now: float) -> Status:
         status = self.health(provider).status
         states = [state for state in self._states.get(provider, ()) if model in ("", state.target.model)]
+        if not model:
+            states = [state for state in states if not self.is_slip(state, now)]
         if status is Status.DOWN or not states:
             return status
         usable = [state for state in states if _wait_s(state, now) <= 0.0]

@@ -61,10 +61,11 @@ class HealthReport:
 
     def _provider(self, known: Known) -> dict[str, Any]:
         book, now = self._book, self._clock()
-        states = book.targets(known.name)
+        called = book.targets(known.name)
+        states = [state for state in called if not book.is_slip(state, now)]
         health = book.health(known.name)
         probed = book.probes(known.name)
-        models, left_out = self._models(known, states, now)
+        models, left_out = self._models(known, called, now)
         status, reason = health.status, health.reason
         if status is Status.HEALTHY and any(book.reading(state.target).suspected for state in states):
             status, reason = Status.DEGRADED, "slow"
@@ -163,7 +164,7 @@ class HealthReport:
             for unit, one in sorted(found.items()):
                 is_over = one.reset_s is not None and one.reset_s < age_s
                 reset_s = None if one.reset_s is None else round(max(0.0, one.reset_s - age_s), 3)
-                told[unit] = {"limit": one.limit, "remaining": one.remaining, "reset_s": reset_s}
+                told[unit] = {"limit": _whole(one.limit), "remaining": _whole(one.remaining), "reset_s": reset_s}
                 if one.used is not None:
                     used.append(0.0 if is_over else one.used)
             return {**told, "utilization": round(max(used), 4) if used else None, "age_s": round(age_s, 1)}
@@ -204,6 +205,11 @@ def _quantile(ordered: Sequence[float], percent: int) -> float | None:
 
 def _reason(readings: Iterable[Reading]) -> str:
     return next((reading.reason for reading in readings if reading.reason), "")
+
+
+def _whole(value: float | None) -> float | int | None:
+    """A count as one: many readers take 500.0 for no whole number."""
+    return int(value) if value is not None and value.is_integer() else value
 
 
 def _rounded(value: object) -> float:

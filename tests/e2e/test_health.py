@@ -141,6 +141,34 @@ async def test_an_outage_without_traffic_is_found_by_probes(
         assert 'outrider_provider_health{provider="p",region=""} 0.0' in text
 
 
+async def test_a_callers_mistyped_model_wakes_nobody(pair: tuple[FakeProvider, FakeProvider], tmp_path: Path) -> None:
+    """Neither by the refusal itself nor by deep probes, which ask for a name that somebody has used."""
+    p, f = pair
+    p.default = f.default = Fault(status=404, only_model="gpt-typo")
+    tree = config({"p": p.url, "f": f.url}, health={"probe": "deep", "interval_s": 1, "timeout_s": 1})
+    async with Sidecar(tree, tmp_path) as sidecar, watched(sidecar) as watcher:
+        assert (await sidecar.chat(model="gpt-typo")).status == 404
+        assert (await sidecar.chat()).status == 200
+        assert (await sidecar.chat(model="gpt-typo", headers={"X-Failover-Providers": "f"})).status == 502
+        probed = [provider.attempts_total for provider in pair]
+        async with asyncio.timeout(20):
+            while min(p.attempts_total - probed[0], f.attempts_total - probed[1]) < 3:
+                await asyncio.sleep(0.05)
+        told = await health(sidecar)
+        assert told["status"] == "healthy"
+        one, other = of(told, "p"), of(told, "f")
+        assert (one["status"], one["error_rate"], one["circuit"]["retry_after_s"]) == ("healthy", 0.0, 0.0)
+        assert (other["status"], other["error_rate"]) == ("healthy", None)
+        typo = next(each for each in one["models"] if each["name"] == "gpt-typo")
+        assert (typo["status"], typo["cooldown_reason"]) == ("down", "model_not_found")
+        async with sidecar.session.get(f"{sidecar.url}/v1/incidents") as response:
+            assert (await response.json())["incidents"] == []
+        await sidecar.terminate()
+        with pytest.raises((TypeError, TimeoutError)):  # the good-bye, which is no event
+            await watcher.until("incident_opened", timeout_s=5.0)
+        assert [event["event"] for _, event in watcher.heard] == ["snapshot"]
+
+
 async def test_a_slower_provider_is_seen_and_left(pair: tuple[FakeProvider, FakeProvider], tmp_path: Path) -> None:
     p, f = pair
     async with Sidecar(config({"p": p.url, "f": f.url}), tmp_path) as sidecar:

@@ -48,11 +48,17 @@ def layout(*routes: str) -> Layout:
         )
         for n, route in enumerate(routes)
     }
-    names = sorted({link.provider for chained in links.values() for link in chained})
+    named = sorted({(link.provider, link.model or "m") for chained in links.values() for link in chained})
     return Layout(
         providers={
-            name: Known(name=name, region=f"{name}-east", dialect="openai", disabled="", models=("m",))
-            for name in names
+            name: Known(
+                name=name,
+                region=f"{name}-east",
+                dialect="openai",
+                disabled="",
+                models=tuple(model for provider, model in named if provider == name),
+            )
+            for name in sorted({name for name, _ in named})
         },
         routes=links,
     )
@@ -220,6 +226,23 @@ def test_an_unknown_model_is_one_models_trouble() -> None:
     ward.requests(plan("a/y", retry=NO_RETRY), lambda n: ok(), 3)
     assert ward.first("provider_degraded")[1].detail["affected_models"] == ["x"]
     assert "provider_down" not in ward.kinds
+
+
+def test_a_model_that_only_a_caller_ever_named_is_nobodys_trouble() -> None:
+    """A mistyped name takes its target out for five minutes; the provider and its route are as well as before."""
+    unknown = fails(Class.MODEL_NOT_FOUND, status=404)
+    for before in (0, 3):
+        ward = Ward("a b")
+        ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), before)
+        ward.requests(plan("a/typo", "b", retry=NO_RETRY), lambda n: unknown, 1)
+        ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), 3)
+        assert ward.told == []
+        assert ward.book.overall is Status.HEALTHY
+        assert ward.book.reading(target("a/typo")).status is Status.DOWN
+    # What has answered before and is gone is the provider's affair, whoever named it.
+    ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: ok(), 1)
+    ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: unknown, 2)
+    assert ward.first("provider_degraded")[1].detail["affected_models"] == ["late"]
 
 
 def test_short_waits_are_not_told_and_long_ones_are() -> None:
