@@ -248,6 +248,8 @@ class HealthBook:
         states = [state for state in self._states.get(provider, ()) if model in ("", state.target.model)]
         if not model:
             states = [state for state in states if not self.is_slip(state, now)]
+        if not states and self.cluster.forced_open_s(Target(provider, model), now) > 0.0:
+            return Status.DOWN
         if status is Status.DOWN or not states:
             return status
         usable = [state for state in states if _wait_s(state, now) <= 0.0]

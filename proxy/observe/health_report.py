@@ -13,6 +13,7 @@ from math import ceil
 from typing import Any, Final
 
 from proxy.base.outcome import GROUP, Class, Group
+from proxy.base.target import Target
 from proxy.engine.cluster import TargetState
 from proxy.observe.entry import iso
 from proxy.observe.health import HealthBook, Known
@@ -80,7 +81,9 @@ class HealthReport:
             "uptime_24h": self._uptime(known.name),
             **_numbers(states, now),
             "region": known.region or None,
-            "circuit": self._circuit(worst_state, worst_state.breaker.view(now) if worst_state else {}, now),
+            "circuit": self._circuit(worst_state, worst_state.breaker.view(now), now)
+            if worst_state
+            else self._uncalled(known.name, now),
             "rate_limit": self._rate_limit(states),
             "last_success_at": self._iso(max((state.pulse.good_at for state in states), default=-1e9)),
             "maintenance": book.is_absent(known.name),
@@ -138,10 +141,14 @@ class HealthReport:
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
-    def _circuit(self, state: TargetState | None, view: Mapping[str, Any], now: float) -> dict[str, Any]:
+    def _uncalled(self, provider: str, now: float) -> dict[str, Any]:
+        """The circuit of a provider that nobody has called: closed, unless an operator has opened it."""
+        forced_s = self._book.cluster.forced_open_s(Target(provider, ""), now)
+        state, reason = (State.OPEN, "forced") if forced_s > 0.0 else (State.CLOSED, None)
+        return {"state": str(state), "reason": reason, "opened_at": None, "retry_after_s": round(forced_s, 3)}
+
+    def _circuit(self, state: TargetState, view: Mapping[str, Any], now: float) -> dict[str, Any]:
         """The circuit of the target that is worst off; `retry_after_s` counts its cool-down too."""
-        if state is None:
-            return {"state": str(State.CLOSED), "reason": None, "opened_at": None, "retry_after_s": 0.0}
         opened_at = view["opened_at"]
         return {
             "state": str(view["state"]),

@@ -174,9 +174,12 @@ class HealthStream:
     def _begin(self, since: int) -> Begin:
         snapshot = self._snapshot()
         journal = self._journal
+        # A number that is still to come was given by another process (a replica behind one address), or before the
+        # clock went back: nobody here knows what followed it.
+        is_strange = since > journal.last_id
         missed = [entry for entry in journal.recent(since) if entry.kind in NAMES] if since else []
-        snapshot["missed"] = bool(since) and since + 1 < journal.oldest_id
-        return Begin(snapshot=snapshot, id=since or journal.last_id, missed=missed)
+        snapshot["missed"] = bool(since) and (since + 1 < journal.oldest_id or is_strange)
+        return Begin(snapshot=snapshot, id=journal.last_id if is_strange else since or journal.last_id, missed=missed)
 
     def _told(self, entry: Entry) -> dict[str, Any]:
         """An entry as an event; what its kind has of its own stands beside the rest."""
@@ -194,6 +197,7 @@ class HealthStream:
             ("Content-Type", "text/event-stream; charset=utf-8"),
             ("Cache-Control", "no-store"),
             ("X-Accel-Buffering", "no"),
+            ("Incremental", "?1"),
         ]
         reply.pace(write_timeout_s=HEARTBEAT_S, buffer_bytes=BUFFER_BYTES)
         await reply.begin(200, headers)
@@ -223,6 +227,7 @@ class HealthStream:
         socket = web.WebSocketResponse(
             compress=False, max_msg_size=MESSAGE_MAX, timeout=1.0, writer_limit=BUFFER_BYTES, heartbeat=HEARTBEAT_S
         )
+        socket.headers["Server"] = "outrider"  # else it names aiohttp and Python with their versions
         try:
             await reply.upgrade(socket)
         except web.HTTPBadRequest as error:
