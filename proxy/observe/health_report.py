@@ -158,7 +158,8 @@ class HealthReport:
         }
 
     def _rate_limit(self, states: Iterable[TargetState]) -> dict[str, Any] | None:
-        """What the latest answer with such headers said; None: none has. A window that is over is not used at all."""
+        """What the latest answer with such headers said; None: none has. A window that is over is not used at
+        all, and what was left of it says nothing: the whole of it is there again."""
         now, wall = self._clock(), self._wall()
         for state in sorted((s for s in states if not s.target.credential), key=lambda state: -state.told[1]):
             headers, at = state.told
@@ -171,7 +172,8 @@ class HealthReport:
             for unit, one in sorted(found.items()):
                 is_over = one.reset_s is not None and one.reset_s < age_s
                 reset_s = None if one.reset_s is None else round(max(0.0, one.reset_s - age_s), 3)
-                told[unit] = {"limit": _whole(one.limit), "remaining": _whole(one.remaining), "reset_s": reset_s}
+                left = one.limit if is_over and one.limit is not None else one.remaining
+                told[unit] = {"limit": _whole(one.limit), "remaining": _whole(left), "reset_s": reset_s}
                 if one.used is not None:
                     used.append(0.0 if is_over else one.used)
             return {**told, "utilization": round(max(used), 4) if used else None, "age_s": round(age_s, 1)}

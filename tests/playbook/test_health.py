@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
+import orjson
 import pytest
 
 from proxy.base.outcome import Class
 from proxy.engine.plan import Plan, Retry
 from proxy.observe.entry import Entry
 from proxy.observe.health import HealthBook, Known, Layout, Link
+from proxy.observe.health_report import HealthReport
 from proxy.policy.breaker import Forced, Settings
 from proxy.policy.health import Status
 from tests.playbook.driver import (
@@ -276,6 +279,40 @@ def test_a_stated_rule_of_one_failure_is_down_when_it_has_been_silent_for_a_whil
     assert ward.book.health("a").status is Status.DEGRADED
     ward.requests(strict, lambda n: e503(), 5)
     assert ward.book.health("a").status is Status.DOWN
+
+
+def test_a_rate_limit_is_told_as_it_stands_now() -> None:
+    """Its age is counted off, and when its window is over nothing is used and all of it is left."""
+    ward = Ward()
+    ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), 1)
+    report = HealthReport(ward.book, lambda provider: None, lambda: ward.stage.now, lambda: WALL + ward.at)
+    [state] = ward.book.targets("a")
+
+    def limits() -> dict[str, Any]:
+        told = next(each["rate_limit"] for each in report.snapshot()["providers"] if each["name"] == "a")
+        orjson.dumps(told)
+        return dict(told)
+
+    answer = {
+        "x-ratelimit-limit-requests": "500",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "30s",
+        "x-ratelimit-limit-tokens": "9" * 25,
+        "x-ratelimit-remaining-tokens": "1",
+    }
+    state.told = [(name.encode(), value.encode()) for name, value in answer.items()], ward.stage.now
+    told = limits()
+    assert told["requests"] == {"limit": 500, "remaining": 0, "reset_s": 30.0}
+    assert told["tokens"] == {"limit": None, "remaining": 1, "reset_s": None}  # no number of theirs breaks ours
+    assert (told["utilization"], told["age_s"]) == (1.0, 0.0)
+    del answer["x-ratelimit-limit-tokens"], answer["x-ratelimit-remaining-tokens"]
+    state.told = [(name.encode(), value.encode()) for name, value in answer.items()], ward.stage.now
+    ward.pass_time(20.0)
+    assert limits()["requests"] == {"limit": 500, "remaining": 0, "reset_s": 10.0}
+    ward.pass_time(11.0)
+    told = limits()
+    assert told["requests"] == {"limit": 500, "remaining": 500, "reset_s": 0.0}
+    assert told["utilization"] == 0.0
 
 
 # Slow, but alive ------------------------------------------------------------------------------------------------------
