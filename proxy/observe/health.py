@@ -91,6 +91,10 @@ class HealthBook:
         self._watches: dict[Target, Watch] = {}
         self._states: dict[str, list[TargetState]] = {}
         """Targets by provider, as they were at the last look."""
+        self._answering: set[str] = set()
+        """Providers that had answered something, at the last look."""
+        self._unknown: set[str] = set()
+        """Models that one of those does not know."""
         self._answers: dict[tuple[str, str], Status] = {}
         """Whether a provider's model could answer at the last look; an empty name stands for any."""
         self._healths: dict[str, Health] = {}
@@ -168,7 +172,14 @@ class HealthBook:
         found: dict[str, list[tuple[TargetState, Reading]]] = {}
         watches = {}
         self._states = {}
-        for state in self.cluster.states():
+        states = self.cluster.states()
+        self._answering = {state.target.provider for state in states if state.pulse.good_at >= 0.0}
+        self._unknown = {
+            state.target.model
+            for state in states
+            if state.target.provider in self._answering and _is_unknown(state, now)
+        }
+        for state in states:
             target = state.target
             self._states.setdefault(target.provider, []).append(state)
             if target.credential and now - state.pulse.seen_at > WINDOW_S:
@@ -183,14 +194,16 @@ class HealthBook:
         return found
 
     def is_slip(self, state: TargetState, now: float) -> bool:
-        """Whether the provider does not know the model, and only a caller ever named it. That is no illness of the
-        provider: whoever mistypes a name must not wake anybody. A model that the file names, or that has answered
-        before, is another matter."""
-        cooldown = state.cooldown
-        if cooldown.reason != Class.MODEL_NOT_FOUND or cooldown.remaining_s(now) <= 0.0 or state.pulse.good_at >= 0.0:
+        """Whether a provider does not know a model that only a caller ever named. Whoever mistypes a name must not wake
+        anybody. But a provider that has never answered anything may have a wrong address, and every model is unknown
+        there: then it must be one of which a provider that does answer knows nothing either."""
+        if not _is_unknown(state, now):
             return False
-        known = self.layout.providers.get(state.target.provider)
-        return known is None or state.target.model not in known.models
+        target = state.target
+        known = self.layout.providers.get(target.provider)
+        if known is not None and target.model in known.models:
+            return False
+        return target.provider in self._answering or target.model in self._unknown
 
     def _signs(self, state: TargetState, now: float) -> Signs:
         # What a caller's own credential is refused for says nothing about the provider.
@@ -332,6 +345,12 @@ class HealthBook:
             for name, known in self.layout.providers.items()
             if not known.disabled
         }
+
+
+def _is_unknown(state: TargetState, now: float) -> bool:
+    """Whether a target is out because its model is not known there, and never was."""
+    cooldown = state.cooldown
+    return cooldown.reason == Class.MODEL_NOT_FOUND and cooldown.remaining_s(now) > 0.0 and state.pulse.good_at < 0.0
 
 
 def _wait_s(state: TargetState, now: float) -> float:

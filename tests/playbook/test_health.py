@@ -231,21 +231,31 @@ def test_an_unknown_model_is_one_models_trouble() -> None:
     assert "provider_down" not in ward.kinds
 
 
+UNKNOWN = fails(Class.MODEL_NOT_FOUND, status=404)
+
+
 def test_a_model_that_only_a_caller_ever_named_is_nobodys_trouble() -> None:
     """A mistyped name takes its target out for five minutes; the provider and its route are as well as before."""
-    unknown = fails(Class.MODEL_NOT_FOUND, status=404)
-    for before in (0, 3):
-        ward = Ward("a b")
-        ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), before)
-        ward.requests(plan("a/typo", "b", retry=NO_RETRY), lambda n: unknown, 1)
-        ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), 3)
-        assert ward.told == []
-        assert ward.book.overall is Status.HEALTHY
-        assert ward.book.reading(target("a/typo")).status is Status.DOWN
+    ward = Ward("a b")
+    ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), 3)
+    ward.stage.begin(plan("a/typo", "b/typo", retry=NO_RETRY), {"a": UNKNOWN, "b": UNKNOWN})
+    ward.pass_time(3.0)
+    assert [ward.book.reading(target(name)).status for name in ("a/typo", "b/typo")] == [Status.DOWN] * 2
+    assert ward.told == []  # not of b either, which has answered nothing: a, which does, knows the name no better
+    assert ward.book.overall is Status.HEALTHY
     # What has answered before and is gone is the provider's affair, whoever named it.
     ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: ok(), 1)
-    ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: unknown, 2)
+    ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: UNKNOWN, 2)
     assert ward.first("provider_degraded")[1].detail["affected_models"] == ["late"]
+
+
+def test_a_provider_that_has_never_answered_and_knows_no_model_is_down() -> None:
+    """As one with a wrong address is: it answers 404 to everything, and the others know the model."""
+    ward = Ward("a b")
+    ward.requests(plan("a/any", "b/any", retry=NO_RETRY), lambda n: UNKNOWN, 3)
+    assert ward.first("provider_down")[1].provider == "a"
+    assert ward.book.health("b").status is Status.HEALTHY
+    assert [route.serving for route in ward.book.routes] == ["b"]
 
 
 def test_short_waits_are_not_told_and_long_ones_are() -> None:
