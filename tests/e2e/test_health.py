@@ -409,6 +409,7 @@ async def test_rate_limits_are_told_and_pages_of_other_origins_told_nothing(
     p, f = pair
     async with Sidecar(config({"p": p.url, "f": f.url}), tmp_path) as sidecar:
         assert of(await health(sidecar), "p")["rate_limit"] is None
+        p.script([Fault(headers=headers({"x-ratelimit-reset-requests": "60s"}))])
         await sidecar.chat()
         told = of(await health(sidecar), "p")["rate_limit"]
         assert told["requests"]["limit"] == 10_000
