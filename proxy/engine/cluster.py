@@ -259,6 +259,12 @@ class Cluster:
         forced = self._forced
         return bool(forced) and any(name in forced and forced[name][1] > now for name in (target.provider, target.name))
 
+    def forced_open_s(self, target: Target, now: float) -> float:
+        """Seconds for which an operator keeps the circuit of `target` open, be it called yet or not; 0: it is not."""
+        found = [self._forced[name] for name in (target.provider, target.name) if name in self._forced]
+        mode, until = found[-1] if found else (Forced.NONE, now)
+        return max(0.0, until - now) if mode is Forced.OPEN else 0.0
+
     # What active probes find.
 
     def probed(self, provider: str, passed: bool, now: float) -> None:

@@ -134,8 +134,8 @@ def _day(counts: Counts) -> dict[str, Any]:
 def uptime(days: Mapping[str, Counts], providers: Iterable[str], target: float) -> dict[str, Any]:
     """Share of the time that each provider, and the whole, was up, and what is left of the error budget.
 
-    `target`: the promised share. `providers`: names that are shown even without counts. Only watched time counts, and
-    maintenance does not.
+    `target`: the promised share. `providers`: names that are shown first, in this order, even without counts. Only
+    watched time counts, and maintenance does not.
     """
     named = {
         name for counts in days.values() for name, each in counts.get("providers", {}).items() if "seconds" in each
@@ -160,7 +160,7 @@ def uptime(days: Mapping[str, Counts], providers: Iterable[str], target: float) 
                     target,
                 ),
             }
-            for name in sorted({*providers, *(name for name in named if name)})
+            for name in dict.fromkeys((*providers, *sorted(name for name in named if name)))
         ],
     }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from proxy.base.outcome import Class
 from proxy.base.target import Target
 from proxy.engine.cluster import Cluster, TargetState
 from proxy.observe.entry import Entry
@@ -94,6 +95,10 @@ class HealthBook:
         self._watches: dict[Target, Watch] = {}
         self._states: dict[str, list[TargetState]] = {}
         """Targets by provider, as they were at the last look."""
+        self._answering: set[str] = set()
+        """Providers that had answered something, at the last look."""
+        self._unknown: set[str] = set()
+        """Models that one of those does not know."""
         self._answers: dict[tuple[str, str], Status] = {}
         """Whether a provider's model could answer at the last look; an empty name stands for any."""
         self._healths: dict[str, Health] = {}
@@ -130,10 +135,17 @@ class HealthBook:
         """As `tick`, with a pause after every `STEP` things. It ends early when another configuration is adopted: there
         is nothing to be told of the old one."""
         layout = self.layout
+        known, answering, unknown = self.cluster.states(), set[str](), list[TargetState]()
+        for _ in _steps(known, lambda state: self._sort(state, answering, unknown)):
+            yield
+            if self.layout is not layout:
+                return
+        self._answering = answering
+        self._unknown = {state.target.model for state in unknown if state.target.provider in answering}
         readings: dict[str, list[tuple[TargetState, Reading]]] = {}
         watches: dict[Target, Watch] = {}
         states: dict[str, list[TargetState]] = {}
-        for _ in _steps(self.cluster.states(), lambda state: self._read(state, readings, watches, states)):
+        for _ in _steps(known, lambda state: self._read(state, readings, watches, states)):
             yield
             if self.layout is not layout:
                 return
@@ -185,6 +197,12 @@ class HealthBook:
 
     # Readings ---------------------------------------------------------------------------------------------------------
 
+    def _sort(self, state: TargetState, answering: set[str], unknown: list[TargetState]) -> None:
+        if state.pulse.good_at >= 0.0:
+            answering.add(state.target.provider)
+        elif _is_unknown(state, self._clock()):
+            unknown.append(state)
+
     def _read(
         self,
         state: TargetState,
@@ -201,7 +219,8 @@ class HealthBook:
         watches[target] = watch
         cleared_at = self.probes(target.provider).cleared_at if target.provider in self._probes else -1e9
         reading = watch.read(state.pulse, self._signs(state, now), cleared_at, now)
-        readings.setdefault(target.provider, []).append((state, reading))
+        if not self.is_slip(state, now):
+            readings.setdefault(target.provider, []).append((state, reading))
 
     def _judge(self, name: str, found: list[tuple[TargetState, Reading]]) -> None:
         """Let the machine of a provider follow the readings of its targets."""
@@ -212,6 +231,18 @@ class HealthBook:
             if step.to is Status.DOWN:
                 self.probes(name).doubt()
             self._tell(name, step, found)
+
+    def is_slip(self, state: TargetState, now: float) -> bool:
+        """Whether a provider does not know a model that only a caller ever named. Whoever mistypes a name must not wake
+        anybody. But a provider that has never answered anything may have a wrong address, and every model is unknown
+        there: then it must be one of which a provider that does answer knows nothing either."""
+        if not _is_unknown(state, now):
+            return False
+        target = state.target
+        known = self.layout.providers.get(target.provider)
+        if known is not None and target.model in known.models:
+            return False
+        return target.provider in self._answering or target.model in self._unknown
 
     def _signs(self, state: TargetState, now: float) -> Signs:
         # What a caller's own credential is refused for says nothing about the provider.
@@ -266,6 +297,10 @@ class HealthBook:
         states = self._states.get(provider, [])
         if model:
             states = [state for state in states if state.target.model == model]
+        else:
+            states = [state for state in states if not self.is_slip(state, now)]
+        if not states and self.cluster.forced_open_s(Target(provider, model), now) > 0.0:
+            return Status.DOWN
         if status is Status.DOWN or not states:
             return status
         usable = (state for state in states if _wait_s(state, now) <= 0.0)
@@ -349,6 +384,12 @@ class HealthBook:
             for name, known in self.layout.providers.items()
             if not known.disabled
         }
+
+
+def _is_unknown(state: TargetState, now: float) -> bool:
+    """Whether a target is out because its model is not known there, and never was."""
+    cooldown = state.cooldown
+    return cooldown.reason == Class.MODEL_NOT_FOUND and cooldown.remaining_s(now) > 0.0 and state.pulse.good_at < 0.0
 
 
 def _wait_s(state: TargetState, now: float) -> float:

@@ -15,6 +15,7 @@ from math import ceil
 from typing import Any, Final
 
 from proxy.base.outcome import GROUP, Class, Group
+from proxy.base.target import Target
 from proxy.engine.cluster import TargetState
 from proxy.observe.entry import iso
 from proxy.observe.health import STEP, HealthBook, Known
@@ -99,12 +100,15 @@ class HealthReport:
 
     async def _provider(self, known: Known, turns: Turns) -> dict[str, Any]:
         book = self._book
-        states = book.targets(known.name)
-        seen = []
-        for state in states:
-            seen.append(_Seen(state, self._clock()))
+        called, seen = [], []
+        for state in book.targets(known.name):
+            one = _Seen(state, self._clock())
+            called.append(one)
+            if not book.is_slip(state, self._clock()):
+                seen.append(one)
             await turns.pause()
-        models, left_out = await self._models(known, seen, turns)
+        states = [one.state for one in seen]
+        models, left_out = await self._models(known, called, turns)
         numbers = _numbers(seen)
         await turns.pause()
         now = self._clock()
@@ -122,7 +126,9 @@ class HealthReport:
             "uptime_24h": self._uptime(known.name),
             **numbers,
             "region": known.region or None,
-            "circuit": self._circuit(worst_state, worst_state.breaker.view(now) if worst_state else {}, now),
+            "circuit": self._circuit(worst_state, worst_state.breaker.view(now), now)
+            if worst_state
+            else self._uncalled(known.name, now),
             "rate_limit": self._rate_limit(states),
             "last_success_at": self._iso(max((state.pulse.good_at for state in states), default=-1e9)),
             "maintenance": book.is_absent(known.name),
@@ -184,10 +190,14 @@ class HealthReport:
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
-    def _circuit(self, state: TargetState | None, view: Mapping[str, Any], now: float) -> dict[str, Any]:
+    def _uncalled(self, provider: str, now: float) -> dict[str, Any]:
+        """The circuit of a provider that nobody has called: closed, unless an operator has opened it."""
+        forced_s = self._book.cluster.forced_open_s(Target(provider, ""), now)
+        state, reason = (State.OPEN, "forced") if forced_s > 0.0 else (State.CLOSED, None)
+        return {"state": str(state), "reason": reason, "opened_at": None, "retry_after_s": round(forced_s, 3)}
+
+    def _circuit(self, state: TargetState, view: Mapping[str, Any], now: float) -> dict[str, Any]:
         """The circuit of the target that is worst off; `retry_after_s` counts its cool-down too."""
-        if state is None:
-            return {"state": str(State.CLOSED), "reason": None, "opened_at": None, "retry_after_s": 0.0}
         opened_at = view["opened_at"]
         return {
             "state": str(view["state"]),
@@ -198,7 +208,7 @@ class HealthReport:
 
     def _rate_limit(self, states: Iterable[TargetState]) -> dict[str, Any] | None:
         """What the latest answer with such headers said; None: none of the last `TOLD_MAX` targets' answers had any. A
-        window that is over is not used at all."""
+        window that is over is not used at all, and what was left of it says nothing: the whole of it is there again."""
         now, wall = self._clock(), self._wall()
         for state in nlargest(
             TOLD_MAX, (s for s in states if not s.target.credential), key=lambda state: state.told[1]
@@ -213,7 +223,8 @@ class HealthReport:
             for unit, one in sorted(found.items()):
                 is_over = one.reset_s is not None and one.reset_s < age_s
                 reset_s = None if one.reset_s is None else round(max(0.0, one.reset_s - age_s), 3)
-                told[unit] = {"limit": one.limit, "remaining": one.remaining, "reset_s": reset_s}
+                left = one.limit if is_over and one.limit is not None else one.remaining
+                told[unit] = {"limit": _whole(one.limit), "remaining": _whole(left), "reset_s": reset_s}
                 if one.used is not None:
                     used.append(0.0 if is_over else one.used)
             return {**told, "utilization": round(max(used), 4) if used else None, "age_s": round(age_s, 1)}
@@ -258,6 +269,11 @@ def _quantile(ordered: Sequence[float], percent: int) -> float | None:
 
 def _reason(readings: Iterable[Reading]) -> str:
     return next((reading.reason for reading in readings if reading.reason), "")
+
+
+def _whole(value: float | None) -> float | int | None:
+    """A count as one: many readers take 500.0 for no whole number."""
+    return int(value) if value is not None and value.is_integer() else value
 
 
 def _rounded(value: object) -> float:

@@ -31,7 +31,9 @@ DELAY_S: Final = 1.0
 """Longest wait for a batch to fill."""
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _KINDS: Final = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
-_SCOPE: Final = InstrumentationScope("outrider", __version__)
+SCHEMA: Final = "https://opentelemetry.io/schemas/gen-ai/1.42.0"
+"""The conventions that the attributes follow, for receivers that can translate between versions."""
+_SCOPE: Final = InstrumentationScope("outrider", __version__, SCHEMA)
 _FINE: Final = Status(StatusCode.UNSET)
 
 

@@ -183,9 +183,12 @@ class HealthStream:
     async def _begin(self, since: int) -> Begin:
         """Called when the reader's queue has just begun, which has all that happens while the snapshot is made."""
         journal = self._journal
-        id = since or journal.last_id
+        # A number that is still to come was given by another process (a replica behind one address), or before the
+        # clock went back: nobody here knows what followed it.
+        is_strange = since > journal.last_id
+        id = journal.last_id if is_strange else since or journal.last_id
         missed = [self._told(entry) for entry in journal.recent(since) if entry.kind in NAMES] if since else []
-        has_missed = bool(since) and since + 1 < journal.oldest_id
+        has_missed = bool(since) and (since + 1 < journal.oldest_id or is_strange)
         return Begin(snapshot={**await self._snapshot(), "missed": has_missed}, id=id, missed=missed)
 
     def _told(self, entry: Entry) -> Told:
@@ -204,6 +207,7 @@ class HealthStream:
             ("Content-Type", "text/event-stream; charset=utf-8"),
             ("Cache-Control", "no-store"),
             ("X-Accel-Buffering", "no"),
+            ("Incremental", "?1"),
         ]
         reply.pace(write_timeout_s=HEARTBEAT_S, buffer_bytes=BUFFER_BYTES)
         await reply.begin(200, headers)
@@ -233,6 +237,7 @@ class HealthStream:
         socket = web.WebSocketResponse(
             compress=False, max_msg_size=MESSAGE_MAX, timeout=1.0, writer_limit=BUFFER_BYTES, heartbeat=HEARTBEAT_S
         )
+        socket.headers["Server"] = "outrider"  # else it names aiohttp and Python with their versions
         try:
             await reply.upgrade(socket)
         except web.HTTPBadRequest as error:

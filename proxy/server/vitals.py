@@ -110,9 +110,10 @@ class Vitals:
         return upstream, shot or probing.shallow(provider, upstream)
 
     def _model(self, name: str) -> str:
-        """The model of a provider that callers used last, else the first that the file spells out; empty: none."""
+        """The model of a provider that callers used last of those that have answered, else the first that the file
+        spells out; empty: none. A name that never answered may be a caller's slip, and refused for ever."""
         used = sorted(self.book.targets(name), key=lambda state: -state.used_at)
-        names = [state.target.model for state in used if not state.target.credential]
+        names = [state.target.model for state in used if not state.target.credential and state.pulse.good_at >= 0.0]
         return next((model for model in (*names, *self.book.layout.providers[name].models) if probing.talks(model)), "")
 
     def _probed(self, found: Found) -> bool:

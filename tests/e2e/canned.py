@@ -82,6 +82,7 @@ def outage() -> Json:
         "/v1/analytics": analytics(),
         "/v1/uptime": uptime(),
         "/v1/explain/req_7f3a": explained(),
+        "/v1/capabilities": {"history": {"status": "available", "reason": None}},
     }
 
 

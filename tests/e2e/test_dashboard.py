@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from proxy.demo.provider import FakeProvider
+from proxy.demo.script import Fault
 from proxy.demo.world import World
 from tests.e2e.browser import Browser
 from tests.e2e.canned import Canned, canned, outage, provider
-from tests.e2e.harness import Sidecar
+from tests.e2e.harness import Sidecar, config
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -107,8 +110,89 @@ async def test_a_line_shows_what_was_seen_and_breaks_where_nothing_was(browser: 
     drawn = await browser.run(path)
     assert drawn.count("M") == 2  # before the gap and after it
     assert drawn.count("L") == 2  # to the second point, and to the one that was asked for just now
+    dots = "return document.querySelector('.spark .dot').getAttribute('d')"
+    assert (await browser.run(dots)).count("M") == 1  # the latest
+    await browser.run(
+        f"points.set('openai', [[now0 - 60, 100, 99], [now0 - 40, null, null]]); {LOOK_AGAIN}".replace(
+            "now0", "(Date.now() / 1000)"
+        )
+    )
+    await browser.until(
+        lambda: _has(browser, dots + " + document.querySelector('.spark path').getAttribute('d')", "M 0 ")
+    )
+    assert (await browser.run(dots)).count("M") == 2  # and the one between two breaks
     label = await browser.run("return document.querySelector('.spark svg').ariaLabel")
     assert label == "Response time over the last 1 min: now 9.3 s, between 100 ms and 9.3 s"
+
+
+async def test_what_nobody_has_called_shows_no_empty_drawings(browser: Browser, server: Canned) -> None:
+    unseen = dict.fromkeys(("avg_response_time_ms", "success_rate", "error_rate", "rate_limit", "last_success_at"))
+    idle = provider("idle", requests=0, latency_ms={"p50": None, "p95": None, "p99": None}, models=[], **unseen)
+    server.answers["/v1/health"] = {
+        "status": "healthy",
+        "uptime_percentage": 100.0,
+        "routes": [{"name": "demo", "status": "healthy", "serving": "idle"}],
+        "providers": [idle],
+    }
+    for path, name in (("/v1/events", "events"), ("/v1/incidents", "incidents")):
+        server.answers[path] = {name: [], "next": None}
+    server.answers["/v1/analytics"] = {"requests": 0, "primary_success_rate": None, "failovers": {"requests": 0}}
+    server.answers["/v1/capabilities"]["history"] = {"status": "degraded", "reason": "it ends with the process"}
+    await browser.open(server.url)
+    await browser.until_text("#history-note", "The history is degraded: it ends with the process.")
+    card = await browser.text("#providers > li")
+    assert card.split("\n")[:2] == ["idle", "healthy"]
+    assert "p50" not in card
+    assert "Errors" not in card
+    assert await browser.run("return document.querySelectorAll('.spark svg').length") == 0
+    assert await browser.text("#banner") == ""
+    assert await browser.text("#feed-empty") == "Nothing has happened yet."
+    assert await browser.text("#incidents-empty") == "None."
+    await browser.until_text("#reasons", "No failover in this time.")
+    # The box of a day of which nothing is known is whole.
+    drawn = "const e = document.querySelector('.days .none'); return [e.y, e.height].map((one) => one.baseVal.value)"
+    await browser.until(lambda: browser.run("return document.querySelector('.days .none') !== null"))
+    top, height = await browser.run(drawn)
+    assert top > 0.0
+    assert top + height < 20.0
+
+
+async def test_of_three_hundred_providers_those_in_trouble_come_first(browser: Browser, server: Canned) -> None:
+    health = server.answers["/v1/health"]
+    many = [provider(f"provider-{n:03d}", requests=0) for n in range(300)]
+    for n in (123, 200):
+        many[n] = provider(f"provider-{n:03d}", "down", reason="timeout")
+    many[77]["circuit"] = {"state": "open", "reason": "forced", "opened_at": None, "retry_after_s": 60.0}
+    many[9]["requests"] = 5
+    health["providers"] = many
+    daily = server.answers["/v1/uptime"]["overall"]
+    bad = {"uptime_percentage": 98.0, "downtime_minutes": 30.0}
+    server.answers["/v1/uptime"]["providers"] = [
+        {**daily, "name": each["name"], **(bad if n == 250 else {"downtime_minutes": 0.0})}
+        for n, each in enumerate(many)
+    ]
+    await browser.size(360, 800)
+    await browser.open(server.url)
+    await browser.until_text("#uptime", "288 more, none with downtime")
+    names = await browser.texts("#providers > .card h3")
+    assert names[:5] == ["provider-123", "provider-200", "provider-077", "provider-009", "provider-000"]
+    assert len(names) == 12
+    assert await browser.text("#providers .rest summary") == "288 more, all healthy"
+    assert (await browser.texts("#uptime h3"))[:2] == ["All together", "provider-250"]
+    await browser.click("#providers .rest summary")
+    assert "provider-299" in await browser.text("#providers .rest")
+    assert await browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+    assert await browser.run("return document.querySelectorAll('*').length") < 8000
+    # All of them at once: the box on top, which is read out, tells of some and counts the others.
+    health["providers"] = [provider(f"provider-{n:03d}", "down", reason="timeout") for n in range(300)]
+    health["routes"] = [{"name": f"route-{n}", "status": "down", "serving": None} for n in range(40)]
+    await browser.run(LOOK_AGAIN)
+    await browser.until_text("#providers .rest summary", "288 more, 288 of them not healthy")
+    assert await browser.run("return document.querySelector('.rest details').open") is True
+    told = await browser.text("#banner")
+    assert "… and 34 more routes." in told
+    assert "… and 294 more providers." in told
+    assert len(told.split("\n")) < 30
 
 
 async def _has(browser: Browser, script: str, part: str) -> bool:
@@ -237,6 +321,9 @@ async def test_it_fits_a_phone(browser: Browser, server: Canned) -> None:
     await ready(browser, f"{server.url}/dashboard#request=req_7f3a")
     await browser.until_text("#request", "hedge")
     assert await browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [320, 320]
+    tops = "return ['feed-filter', 'feed-pause'].map((id) => document.getElementById(id).getBoundingClientRect().top)"
+    filtered, paused = await browser.run(tops)
+    assert filtered == paused
     wide = """
     return [...document.querySelectorAll("main *")]
       .filter((e) => !e.closest("svg, .unseen") && e.getBoundingClientRect().right > 320.5)
@@ -418,6 +505,37 @@ async def test_an_outage_of_the_demo_is_seen_from_its_beginning_to_its_end(share
             async with http.get(f"{sidecar.url}/") as response:
                 assert response.status == 200
                 assert "script-src 'sha256-" in response.headers["Content-Security-Policy"]
+            await shared.open("about:blank")
+        assert await shared.complaints() == []
+
+
+async def test_markup_in_errors_and_model_names_stays_text_on_a_phone(shared: Browser, tmp_path: Path) -> None:
+    """Through the whole process: what a provider writes into its errors, and a caller into the model's name."""
+    async with FakeProvider(name="openai") as provider:
+        body = json.dumps({"error": {"message": MARKUP, "type": MARKUP, "code": MARKUP}})
+        provider.default = Fault(status=500, body=body)
+        async with Sidecar(config({"openai": provider.url}), tmp_path) as sidecar:
+            for _ in range(6):
+                answer = await sidecar.chat(model=MARKUP, headers={"X-Max-Retries": "0"})
+                assert answer.status in (500, 502, 503)
+            await shared.size(360, 800)
+            await shared.prefer(color_scheme="dark", reduced_motion="reduce")
+            await shared.open(f"{sidecar.admin}/")
+            await shared.until_text("#providers", "down")
+            await shared.until_text("#incidents details[open]", MARKUP)
+            await shared.until_text("#feed", MARKUP)
+            await shared.until_text("#feed", "route default down")
+            await shared.click("#feed a")  # the latest, which the open circuit refused
+            assert "Error\ncircuit open" in await shared.until_text("#request", "No provider was called for it.")
+            first = await shared.run("return [...document.querySelectorAll('#feed a')].at(-1).hash")
+            await shared.run("location.hash = arguments[0]", first)
+            await shared.until_text("#request .falls", MARKUP)
+            await shared.click("#providers summary")
+            assert MARKUP in await shared.text("#providers details")
+            counted = "return [document.images.length, document.scripts.length, window.hit ?? null, innerWidth]"
+            assert await shared.run(counted) == [0, 1, None, 360]
+            assert await shared.run("return document.documentElement.scrollWidth") == 360
+            assert await shared.run(PALE) == []
             await shared.open("about:blank")
         assert await shared.complaints() == []
 

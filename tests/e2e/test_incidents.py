@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proxy.demo.provider import FakeProvider
 from proxy.demo.script import Fault
 from tests.e2e.harness import POLICY_T, Sidecar, config
@@ -296,6 +298,39 @@ async def test_a_port_beyond_loopback_wants_an_admin_token(tmp_path: Path) -> No
             assert (await post(sidecar, "/v1/incidents/subscribe", wish))[0] == 201, "the data port is loopback"
             async with sidecar.session.delete(f"{sidecar.admin}/v1/incidents/subscriptions/x") as response:
                 assert response.status == 403
+
+
+@pytest.mark.parametrize("name", ["X-Outrider-Admin-Token", "Authorization"])
+async def test_a_token_that_is_no_ascii_is_refused_at_the_door(name: str, tmp_path: Path) -> None:
+    """With 400, as every header with such a byte is before anybody asks what it means (`http.md`); the file cannot
+    state one either. Nothing is compared with it, nothing is written, and the next caller is served."""
+    prefix = b"Bearer " if name == "Authorization" else b""
+    tokens = {"admin_tokens": ["adm-0123456789"], "data": {"host": "0.0.0.0", "port": 0}, "insecure": True}
+    listen = {**tokens, "admin": {"host": "0.0.0.0", "port": 0}}
+    async with FakeProvider(name="a") as a:
+        async with Sidecar(config({"a": a.url}, listen=listen, notify={"allow_private": True}), tmp_path) as sidecar:
+            body = b'{"channels":["webhook"],"webhook_url":"http://127.0.0.1:9/"}'
+            for port in (sidecar.data_port, sidecar.admin_port):
+                for token, status in (
+                    (b"adm-0123456789\xe9", 400),
+                    ("adm-0123456789\u00e9".encode(), 400),
+                    (b"\xff\xfe", 400),
+                    (b"adm-0123456789\x00", 400),
+                    (b"adm-012345678", 403),
+                    (b"adm-0123456789", 201),
+                ):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(
+                        b"POST /v1/incidents/subscribe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                        b"Content-Length: %d\r\n%b: %b%b\r\n\r\n%b" % (len(body), name.encode(), prefix, token, body)
+                    )
+                    answer = await reader.read()
+                    writer.close()
+                    assert answer.split(b" ", 2)[1] == b"%d" % status, (port, token, answer)
+                    assert b"adm-0123456789" not in answer
+            listed = (await get(sidecar, "/v1/incidents/subscriptions"))["subscriptions"]
+            assert len(listed) == 2
+        assert {line["level"] for line in sidecar.lines} <= {"info", "warning"}
 
 
 READ = ("/v1/health", "/v1/capabilities", "/v1/incidents", "/v1/incidents/subscriptions", "/v1/uptime", "/v1/analytics")

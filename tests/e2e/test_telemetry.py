@@ -258,6 +258,39 @@ async def test_the_share_changes_with_a_reload_and_the_rest_waits(tmp_path: Path
     assert a.attempts[0].header("traceparent") is None
 
 
+async def test_what_callers_make_up_makes_no_series_and_the_log_tells_every_request(tmp_path: Path) -> None:
+    """A thousand invented models, ids and paths leave as many series as one; what failed over has its line of JSON."""
+    async with FakeProvider(name="a") as a, FakeProvider(name="b") as b:
+        tree = config({"a": a.url, "b": b.url}, telemetry={"log": {"format": "json", "level": "info"}})
+        async with Sidecar(tree, tmp_path) as sidecar:
+
+            async def wave(name: str, size: int) -> list[str]:
+                a.default = Fault(status=503, message="<b>\nno\u2028")
+                answers = [
+                    await sidecar.chat(
+                        model=f"{name}-{n}-\u00fc<b>", headers={"X-Max-Retries": "0", "X-User-Id": f"{name}-{n}"}
+                    )
+                    for n in range(size)
+                ]
+                a.default = None
+                for n in range(size):
+                    path = f"{sidecar.url}/v1/{name}/{n}"
+                    async with sidecar.session.request("PUT", path, data=b"x") as response:
+                        await response.read()
+                return [answer.headers["X-Outrider-Request-Id"] for answer in answers]
+
+            ids = await wave("first", 10)
+            before = {name for name in await sidecar.metrics() if "_bucket" not in name}
+            ids += await wave("later", 150)
+            after = {name for name in await sidecar.metrics() if "_bucket" not in name}
+            await sidecar.terminate()
+        assert after == before
+        assert not any(mark in name for name in after for mark in ("first-", "later", "\u00fc"))
+        told = [line for line in sidecar.lines if line["msg"] == "request" and line.get("failover")]
+        assert [line["request_id"] for line in told] == ids
+        assert {(line["level"], line["route"], line["status"]) for line in told} == {("info", "default", 200)}
+
+
 async def test_a_receiver_that_is_not_there_does_not_hold_the_process(tmp_path: Path) -> None:
     async with FakeProvider(name="a") as a, Receiver() as receiver:
         tree = config({"a": a.url}, telemetry=exporting(receiver, 1.0, metrics=True))

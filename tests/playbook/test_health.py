@@ -6,12 +6,15 @@ times slower within 15 requests, and 20 minutes of a healthy provider with a hea
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
+import orjson
 import pytest
 
 from proxy.base.outcome import OK, Class
@@ -19,6 +22,7 @@ from proxy.engine.cluster import Cluster
 from proxy.engine.plan import Candidate, Plan, Retry
 from proxy.observe.entry import Entry
 from proxy.observe.health import HealthBook, Known, Layout, Link
+from proxy.observe.health_report import HealthReport
 from proxy.policy.binomial import at_least, share_at_least
 from proxy.policy.breaker import Forced, Mark, Permit, Settings
 from proxy.policy.health import Status
@@ -52,11 +56,17 @@ def layout(*routes: str) -> Layout:
         )
         for n, route in enumerate(routes)
     }
-    names = sorted({link.provider for chained in links.values() for link in chained})
+    named = sorted({(link.provider, link.model or "m") for chained in links.values() for link in chained})
     return Layout(
         providers={
-            name: Known(name=name, region=f"{name}-east", dialect="openai", disabled="", models=("m",))
-            for name in names
+            name: Known(
+                name=name,
+                region=f"{name}-east",
+                dialect="openai",
+                disabled="",
+                models=tuple(model for provider, model in named if provider == name),
+            )
+            for name in sorted({name for name, _ in named})
         },
         routes=links,
     )
@@ -226,6 +236,33 @@ def test_an_unknown_model_is_one_models_trouble() -> None:
     assert "provider_down" not in ward.kinds
 
 
+UNKNOWN = fails(Class.MODEL_NOT_FOUND, status=404)
+
+
+def test_a_model_that_only_a_caller_ever_named_is_nobodys_trouble() -> None:
+    """A mistyped name takes its target out for five minutes; the provider and its route are as well as before."""
+    ward = Ward("a b")
+    ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), 3)
+    ward.stage.begin(plan("a/typo", "b/typo", retry=NO_RETRY), {"a": UNKNOWN, "b": UNKNOWN})
+    ward.pass_time(3.0)
+    assert [ward.book.reading(target(name)).status for name in ("a/typo", "b/typo")] == [Status.DOWN] * 2
+    assert ward.told == []  # not of b either, which has answered nothing: a, which does, knows the name no better
+    assert ward.book.overall is Status.HEALTHY
+    # What has answered before and is gone is the provider's affair, whoever named it.
+    ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: ok(), 1)
+    ward.requests(plan("a/late", "b", retry=NO_RETRY), lambda n: UNKNOWN, 2)
+    assert ward.first("provider_degraded")[1].detail["affected_models"] == ["late"]
+
+
+def test_a_provider_that_has_never_answered_and_knows_no_model_is_down() -> None:
+    """As one with a wrong address is: it answers 404 to everything, and the others know the model."""
+    ward = Ward("a b")
+    ward.requests(plan("a/any", "b/any", retry=NO_RETRY), lambda n: UNKNOWN, 3)
+    assert ward.first("provider_down")[1].provider == "a"
+    assert ward.book.health("b").status is Status.HEALTHY
+    assert [route.serving for route in ward.book.routes] == ["b"]
+
+
 def test_short_waits_are_not_told_and_long_ones_are() -> None:
     ward = Ward()
     ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: e429(2.0) if n % 10 == 0 else ok(), 40)
@@ -257,6 +294,40 @@ def test_a_stated_rule_of_one_failure_is_down_when_it_has_been_silent_for_a_whil
     assert ward.book.health("a").status is Status.DEGRADED
     ward.requests(strict, lambda n: e503(), 5)
     assert ward.book.health("a").status is Status.DOWN
+
+
+def test_a_rate_limit_is_told_as_it_stands_now() -> None:
+    """Its age is counted off, and when its window is over nothing is used and all of it is left."""
+    ward = Ward()
+    ward.requests(plan("a", "b", retry=NO_RETRY), lambda n: ok(), 1)
+    report = HealthReport(ward.book, lambda provider: None, lambda: ward.stage.now, lambda: WALL + ward.at)
+    [state] = ward.book.targets("a")
+
+    def limits() -> dict[str, Any]:
+        told = next(each["rate_limit"] for each in asyncio.run(report.snapshot())["providers"] if each["name"] == "a")
+        orjson.dumps(told)
+        return dict(told)
+
+    answer = {
+        "x-ratelimit-limit-requests": "500",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "30s",
+        "x-ratelimit-limit-tokens": "9" * 25,
+        "x-ratelimit-remaining-tokens": "1",
+    }
+    state.told = [(name.encode(), value.encode()) for name, value in answer.items()], ward.stage.now
+    told = limits()
+    assert told["requests"] == {"limit": 500, "remaining": 0, "reset_s": 30.0}
+    assert told["tokens"] == {"limit": None, "remaining": 1, "reset_s": None}  # no number of theirs breaks ours
+    assert (told["utilization"], told["age_s"]) == (1.0, 0.0)
+    del answer["x-ratelimit-limit-tokens"], answer["x-ratelimit-remaining-tokens"]
+    state.told = [(name.encode(), value.encode()) for name, value in answer.items()], ward.stage.now
+    ward.pass_time(20.0)
+    assert limits()["requests"] == {"limit": 500, "remaining": 0, "reset_s": 10.0}
+    ward.pass_time(11.0)
+    told = limits()
+    assert told["requests"] == {"limit": 500, "remaining": 500, "reset_s": 0.0}
+    assert told["utilization"] == 0.0
 
 
 # Slow, but alive ------------------------------------------------------------------------------------------------------

@@ -1,29 +1,32 @@
 // Drawings, as SVG. Each says in words what it shows; a drawing alone is nothing to a screen reader.
 
-// Points of (unix seconds, value or null) as a line over the last `seconds`; null breaks the line. `floor` and
-// `ceiling` are the least range of the axis.
+// Points of (unix seconds, value or null) as a line over the last `seconds`; null breaks the line, and a point between
+// two breaks is a dot, as the latest one is. Nothing is drawn where no point has a value. `floor` and `ceiling` are the
+// least range of the axis.
 function sparkline(points, { seconds, now, floor, ceiling, label, isLow = false }) {
   const WIDTH = 200;
   const HEIGHT = 40;
   const values = points.map(([, value]) => value).filter(isNumber);
+  if (!values.length) return null;
   const top = Math.max(ceiling, ...values);
   const bottom = Math.min(floor, ...values);
   const x = (at) => Math.max(0, WIDTH - ((now - at) / seconds) * WIDTH);
   const y = (value) => HEIGHT - 2 - ((value - bottom) / (top - bottom || 1)) * (HEIGHT - 4);
   let path = "";
-  let isDrawing = false;
-  for (const [at, value] of points) {
-    if (isNumber(value)) {
-      const place = `${round(x(at), 1)} ${round(y(value), 1)}`;
-      path += isDrawing ? ` L ${place}` : ` M ${place} h -0.8`;
-    }
-    isDrawing = isNumber(value);
-  }
+  let dots = "";
+  points.forEach(([at, value], index) => {
+    if (!isNumber(value)) return;
+    const [before, after] = [points[index - 1], points[index + 1]].map((each) => isNumber(each?.[1]));
+    const place = `${round(x(at), 1)} ${round(y(value), 1)}`;
+    path += `${before ? " L" : " M"} ${place}`;
+    if (!after && (!before || index === points.length - 1)) dots += ` M ${place} h 0`;
+  });
   return svg(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
     svg("line", { x1: 0, x2: WIDTH, y1: HEIGHT - 1, y2: HEIGHT - 1 }),
-    path ? svg("path", { d: path.trim(), class: isLow ? "low" : "" }) : null,
+    svg("path", { d: path.trim(), class: isLow ? "low" : "" }),
+    dots ? svg("path", { d: dots.trim(), class: isLow ? "dot low" : "dot" }) : null,
   );
 }
 
@@ -62,7 +65,7 @@ function days(list, label) {
       "g",
       {},
       svg("title", {}, `${day.date}: ${day.words}`),
-      svg("rect", { class: day.level || "none", x: x + 1, y: 0, width: 8, height: 20 }),
+      svg("rect", { class: day.level || "none", x: x + 1, y: 0.5, width: 8, height: 19 }),
       sign ? svg("rect", { class: "sign", x: sign[0], y: sign[1], width: sign[2], height: sign[3] }) : null,
     );
   });

@@ -38,6 +38,9 @@ const KIND_LEVEL = {
   store: "warn",
 };
 
+// Routes that a row names.
+const ROUTES_MAX = 3;
+
 const target = (entry) => [entry.provider, entry.model].filter(Boolean).join("/");
 
 function kindOf(entry) {
@@ -59,6 +62,9 @@ function sentence(entry) {
   for (const text of new Set([entry.detail?.change, entry.message, entry.detail?.reason])) {
     if (text && text !== entry.error) parts.push([data(plain(text))]);
   }
+  const routes = Array.isArray(entry.detail?.routes) ? entry.detail.routes : [];
+  for (const each of routes.slice(0, ROUTES_MAX)) parts.push(["route ", data(each.route), ` ${plain(each.status)}`]);
+  if (routes.length > ROUTES_MAX) parts.push([`${count(routes.length - ROUTES_MAX)} more routes`]);
   const fallback = entry.fallback || entry.detail?.fallback_provider;
   if (fallback) parts.push(["answered by ", data(fallback)]);
   if (isNumber(entry.detail?.duration_s)) parts.push([`after ${span(entry.detail.duration_s)}`]);

@@ -99,8 +99,27 @@ function uptimeRow(name, told) {
   );
 }
 
+function uptimeRest(list) {
+  const ill = list.filter((each) => each.downtime_minutes > 0).length;
+  const lines = list.map((each) => {
+    const words = [percent(each.uptime_percentage)];
+    if (each.downtime_minutes > 0) words.push(`${span(each.downtime_minutes * 60)} down`);
+    return el("li", {}, data(each.name), `: ${words.join(", ")}`);
+  });
+  return el(
+    "details",
+    { "data-key": "days rest" },
+    el("summary", {}, `${count(list.length)} more, ${ill ? `${count(ill)} with downtime` : "none with downtime"}`),
+    el("div", {}, el("ul", { class: "columns" }, ...lines)),
+  );
+}
+
 function uptime(told) {
-  const rows = (told.providers ?? []).map((each) => uptimeRow(each.name, each));
+  const list = told.providers ?? [];
+  const share = (each) => (isNumber(each.uptime_percentage) ? each.uptime_percentage : 101);
+  const ordered = list.length > FULL_MAX ? [...list].sort((a, b) => share(a) - share(b)) : list;
+  const rows = ordered.slice(0, FULL_MAX).map((each) => uptimeRow(each.name, each));
+  const rest = ordered.slice(FULL_MAX);
   const windows = told.maintenance ?? [];
   const announced = windows.map((each) => {
     const what = [each.provider ?? each.route, each.model, each.note].filter(Boolean).join(", ");
@@ -109,6 +128,7 @@ function uptime(told) {
   return [
     told.overall ? uptimeRow("All together", told.overall) : null,
     ...rows,
+    rest.length ? uptimeRest(rest) : null,
     windows.length ? el("h3", {}, "Maintenance, not counted") : null,
     windows.length ? el("ul", {}, ...announced) : null,
   ].filter(Boolean);

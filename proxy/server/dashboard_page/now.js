@@ -2,6 +2,10 @@
 
 const isIll = (each) => !["good", ""].includes(level(each.status));
 
+// Of many providers only the first are shown in full, the others as lines in a box that can be opened.
+const FULL_MAX = 12;
+const BANNER_MAX = 6;
+
 // What does not go its usual way, in one box: who answers instead, and for each provider that is not healthy since when
 // and why. Nothing while all is well.
 function banner(told) {
@@ -14,11 +18,17 @@ function banner(told) {
     el(
       "div",
       { class: `banner ${isDown ? "bad" : "warn"}` },
-      ...heads.map((words) => el("p", {}, ...words)),
-      el("ul", {}, ...providers.map((each) => el("li", {}, ...since(each)))),
+      ...few(heads, "routes").map((words) => el("p", {}, ...words)),
+      el("ul", {}, ...few(providers.map(since), "providers").map((words) => el("li", {}, ...words))),
     ),
   ];
 }
+
+// The banner is read out as a whole: what happens to three hundred at once is told of some, and counted.
+const few = (list, what) =>
+  list.length > BANNER_MAX
+    ? [...list.slice(0, BANNER_MAX), [`… and ${count(list.length - BANNER_MAX)} more ${what}.`]]
+    : list;
 
 function headline(route, ill) {
   const name = el("strong", {}, data(route.name));
@@ -41,6 +51,44 @@ function since(provider) {
     why ? data(outcome(why)) : "",
     provider.maintenance ? " (announced maintenance)" : "",
   ];
+}
+
+// All of a few in the order of the file. Of many, those that somebody may want to look at come first: ill ones, those
+// with an open circuit, those that are called.
+function providerCards(list, pointsOf, now) {
+  const rank = (each) =>
+    level(each.status) === "bad" ? 0 : isIll(each) ? 1 : isIll({ status: each.circuit?.state }) ? 2 : each.requests ? 3 : 4;
+  const ordered = list.length > FULL_MAX ? [...list].sort((a, b) => rank(a) - rank(b)) : list;
+  const cards = ordered.slice(0, FULL_MAX).map((each) => providerCard(each, pointsOf(each.name), now));
+  const rest = ordered.slice(FULL_MAX);
+  return rest.length ? [...cards, restOf(rest)] : cards;
+}
+
+function restOf(list) {
+  const ill = list.filter(isIll).length;
+  const rows = list.map((each) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, data(each.name)),
+      el("td", {}, state(each.status ?? "unknown")),
+      el("td", { class: "number" }, millis(each.avg_response_time_ms)),
+      el("td", { class: "number" }, percent(rate(each.success_rate))),
+    ),
+  );
+  const head = ["Provider", "State", "Time", "Success"].map((name, index) =>
+    el("th", { scope: "col", class: index > 1 ? "number" : null }, name),
+  );
+  return el(
+    "li",
+    { class: "rest" },
+    el(
+      "details",
+      { "data-key": "rest" },
+      el("summary", {}, `${count(list.length)} more, ${ill ? `${count(ill)} of them not healthy` : "all healthy"}`),
+      el("div", {}, el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows))),
+    ),
+  );
 }
 
 const SPARK_S = 1800;
@@ -96,8 +144,8 @@ function providerFacts(provider) {
   const isClosed = !circuit.state || circuit.state === "closed";
   return [
     ["Attempts", count(provider.requests)],
-    ["p50, p95, p99", [latency.p50, latency.p95, latency.p99].map(millis).join(", ")],
-    ["Errors", errors.join(", ") || "none"],
+    ["p50, p95, p99", isNumber(latency.p50) ? [latency.p50, latency.p95, latency.p99].map(millis).join(", ") : null],
+    ["Errors", errors.join(", ") || (provider.requests ? "none" : null)],
     ["Circuit", isClosed ? "closed" : el("span", {}, state(circuit.state), ...circuitWords(circuit))],
     ["Rate limit", limit ? limits(limit) : null],
     ["Uptime, 24 h", percent(provider.uptime_24h)],

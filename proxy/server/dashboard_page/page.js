@@ -47,7 +47,7 @@ function showHealth() {
   show(by("banner"), [list.map((each) => [each.name, each.status, each.reason, each.since]), health.routes], () =>
     banner(health),
   );
-  show(by("providers"), [healthAt], () => list.map((each) => providerCard(each, points.get(each.name), healthAt)));
+  show(by("providers"), [healthAt], () => providerCards(list, (name) => points.get(name) ?? [], healthAt));
 }
 
 async function askHealth() {
@@ -243,11 +243,14 @@ const askMonthSoon = soonly(() => askMonth(), 1000);
 
 // The month -----------------------------------------------------------------------------------------------------------
 
-async function section(id, path, paint) {
+// Whatever limits what is known of the month: without a file, it began with the process.
+const historyWords = ({ history }) => (history?.reason ? `The history is ${history.status}: ${history.reason}.` : "");
+
+async function section(id, path, paint, words = (told) => (isPartial(told) ? PARTIAL : "")) {
   try {
     const told = await ask(path);
     paint(told);
-    note(`${id}-note`, isPartial(told) ? PARTIAL : "");
+    note(`${id}-note`, words(told));
   } catch (error) {
     note(`${id}-note`, trouble(error));
   }
@@ -265,6 +268,7 @@ async function askMonth() {
       show(by("reasons"), told.failovers, () => reasons(told));
     }),
     section("uptime", "v1/uptime?days=30", (told) => show(by("uptime"), told, () => uptime(told))),
+    section("history", "v1/capabilities", () => {}, historyWords),
   ]);
 }
 

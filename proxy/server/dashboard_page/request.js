@@ -16,15 +16,20 @@ function waterfall(told) {
   const rows = lanes.map((each, index) => fallRow(each, index, total));
   const head = ["Attempt", "Outcome", `From 0 to ${millis(total)}`, "Took"];
   const number = `${lanes.length} ${lanes.length === 1 ? "attempt" : "attempts"}`;
-  return [
+  const about = [
     facts([
       ["Request", el("code", { class: "data" }, String(told.request_id ?? ""))],
       ["Time", when(request.at)],
       ["Route", request.route ? data(request.route) : null],
       ["Ended", request.detail?.result ? plain(request.detail.result) : null],
       ["Answered by", request.detail?.served_by ? data(request.detail.served_by) : null],
+      ["Error", request.error ? data(outcome(request.error)) : null],
       ["Cost", isNumber(request.cost_usd) ? money(request.cost_usd) : null],
     ]),
+  ];
+  if (!lanes.length) return [...about, el("p", { class: "quiet" }, "No provider was called for it.")];
+  return [
+    ...about,
     el(
       "table",
       { class: "falls" },

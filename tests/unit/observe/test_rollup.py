@@ -186,6 +186,8 @@ def test_uptime_counts_watched_seconds_without_maintenance() -> None:
     assert (by_name["azure"]["uptime_percentage"], by_name["azure"]["maintenance_minutes"]) == (100.0, 55.0)
     assert by_name["azure"]["watched_minutes"] == 5.0
     assert by_name["new"]["uptime_percentage"] is None
+    # Configured ones in the order of the file, as everywhere else; then those that are no longer there.
+    assert [each["name"] for each in uptime(days, ["new", "openai"], 0.999)["providers"]] == ["new", "openai", "azure"]
     assert [each["date"] for each in by_name["openai"]["daily"]] == list(days)
 
 

@@ -16,7 +16,7 @@ from proxy.base.trace import Trace
 from proxy.observe.peer import Peer, peer_of
 from proxy.observe.record import RequestRecord, Traced
 from proxy.observe.spans import Span, spans
-from proxy.observe.traces import BATCH, QUEUE_MAX, Traces
+from proxy.observe.traces import BATCH, QUEUE_MAX, SCHEMA, Traces
 from tests.unit.observe.sample import attempt, record
 
 TRACE = Trace(0x4BF92F3577B34DA6A3CE929D0E0E4736, 7, True, "a=1", first_span=100)
@@ -161,6 +161,8 @@ def test_the_sdk_gets_the_ids_that_went_out_and_the_times_at_which_things_happen
     for span, number in ((server, 100), (operation, 101), (call, 102), (alone, 100)):
         assert span.context is not None
         assert (span.context.trace_id, span.context.span_id) == (TRACE.trace_id, number)
+    assert server.instrumentation_scope is not None
+    assert (server.instrumentation_scope.name, server.instrumentation_scope.schema_url) == ("outrider", SCHEMA)
     assert server.parent is not None
     assert (server.parent.span_id, server.parent.is_remote) == (7, True)
     assert server.parent.trace_state.to_header() == "a=1"

@@ -206,6 +206,18 @@ async def test_a_websocket_gets_the_snapshot_what_it_missed_and_what_comes() -> 
                 await asyncio.sleep(0)
 
 
+async def test_a_number_that_was_never_given_here_is_told_and_not_repeated() -> None:
+    """That of another replica behind the same address: what came after it is not known here."""
+    book = journal()
+    live = stream(book)
+    async with served(Status(read={}, live={"/v1/health/stream": live.serve})) as session:
+        book.take(down())
+        for since, missed in ((book.last_id, False), (book.last_id + 1, True), (2**53, True)):
+            async with session.ws_connect(f"/v1/health/stream?since={since}") as socket:
+                snapshot = await socket.receive_json(timeout=5)
+                assert (snapshot["id"], snapshot["missed"]) == (book.last_id, missed)
+
+
 @pytest.mark.parametrize("kind", ["sse", "websocket"])
 async def test_a_reader_that_does_not_read_is_dropped_and_holds_nobody_up(
     kind: str, monkeypatch: pytest.MonkeyPatch
