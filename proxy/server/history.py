@@ -32,6 +32,7 @@ from proxy.store.sqlite import Store
 
 LIMIT: Final = 100
 DAYS: Final = 30
+DAY_S: Final = 86_400.0
 DAYS_MAX: Final = 366
 FLUSH_S: Final = 1.0
 """Longest wait for what is queued; then the answer says that it is not complete."""
@@ -156,12 +157,9 @@ class History:
         query.finish()
         config = self.config
         sums = await self._sums(days, lambda by_day: analysis.uptime(by_day, config.providers, config.slo_availability))
-        since = self._wall() - days * 86_400.0
-        past, _ = await self._found(Filter(kinds=("maintenance_started",), since=since, limit=LIMIT_MAX))
-        listed = {(window["id"], window["from"]): window for window in self.windows()}
-        for entry in past:
-            listed.setdefault((entry.detail.get("id"), entry.detail.get("from")), _window(entry))
-        return told({**sums, "maintenance": list(listed.values())})
+        first = (self._wall() // DAY_S - days + 1) * DAY_S
+        past, _ = await self._found(Filter(kinds=("maintenance_started", "maintenance_ended"), limit=LIMIT_MAX))
+        return told({**sums, "maintenance": _windows(self.windows(), past, first)})
 
 
 def _listed(entries: list[Entry], cursor: str | None, complete: bool) -> Answer:
@@ -255,15 +253,33 @@ def explained(request_id: str, entries: list[Entry]) -> dict[str, Any]:
     }
 
 
+def _second(at: float) -> str:
+    """Unix seconds in the form in which windows are told."""
+    return f"{iso(at)[:19]}Z"
+
+
+def _windows(announced: Iterable[dict[str, Any]], past: Iterable[Entry], first: float) -> list[dict[str, Any]]:
+    """What is announced, then what `past` tells, newest first, of windows that held after `first` (Unix seconds)."""
+    listed = {(window["id"], window["from"]): window for window in announced}
+    for entry in past:  # the end of a window comes before its beginning, and knows better when that was
+        window = _window(entry)
+        if str(window["until"]) > _second(first):
+            listed.setdefault((window["id"], window["from"]), window)
+    return list(listed.values())
+
+
 def _window(entry: Entry) -> dict[str, Any]:
     """A window that is over, in the form of those that are announced."""
+    until = entry.detail.get("until")
+    if entry.kind == "maintenance_ended":
+        until = min(str(until), _second(entry.at))  # one that was cancelled ended earlier than it was announced
     return {
         "id": entry.detail.get("id"),
         "provider": entry.provider or None,
         "model": entry.model or None,
         "route": entry.route or None,
         "from": entry.detail.get("from"),
-        "until": entry.detail.get("until"),
+        "until": until,
         "active": False,
         "note": entry.message,
     }
