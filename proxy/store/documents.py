@@ -18,6 +18,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.store.faults import StoreError
+from proxy.store.schema import parsed
 from proxy.store.sqlite import Store
 
 Document = Mapping[str, Any]
@@ -121,7 +122,7 @@ class Documents:
         except StoreError:
             return False
         # What has changed in memory before the file was read is newer.
-        documents = {key: orjson.loads(body) for key, body in found if key not in self._changes and key[0] != MARK}
+        documents = {key: parsed(body) for key, body in found if key not in self._changes and key[0] != MARK}
         self.is_loaded = True
         for loaded in self._loaded:
             loaded(documents)
