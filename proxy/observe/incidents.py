@@ -19,6 +19,8 @@ KIND: Final = "incident"
 """Of the documents."""
 KEPT_MAX: Final = 500
 """Incidents in memory and in the file; the oldest go first."""
+SAVED_MAX: Final = 32
+"""Incidents of which new numbers are written within a second; those of the others wait for their next update."""
 VISIBLE: Final = frozenset({"error", "timeout", "exhausted", "truncated", "rejected"})
 """Results of a request that its caller sees as a failure and has not caused."""
 _ENTRY_OF: Final = {"opened": "incident_opened", "resolved": "incident_resolved"}
@@ -84,6 +86,9 @@ class Incidents:
                 over = Over(at=now, provider=provider, signal=Signal.CIRCUIT, model=model)
                 self._apply(self._machine.step(over))
         self._apply(self._machine.tick(now, out))
+        for incident in self._machine.changed(SAVED_MAX):
+            self._known[incident.id] = incident
+            self._put(KIND, incident.id, document(incident))
 
     def adopt(self, providers: Iterable[str], remind_s: float) -> None:
         """Follow a configuration that has these providers."""
@@ -192,7 +197,7 @@ class Incidents:
                 self._put(KIND, id, document(incident))
             self._known[id] = incident
             if incident.ended_at is None:
-                self._machine.restore(incident, now)
+                self._apply(self._machine.restore(incident, now))
         self._forget_oldest()
 
     def expire(self, since: float) -> None:

@@ -122,18 +122,9 @@ class IncidentRoutes:
             and (not region or incident.region == region)
             and (not status or (status == "open") is (incident.ended_at is None))
         ]
-        page = self._after(found, cursor)
-        following = page[PAGE - 1].id if len(page) > PAGE else None
+        page = _after(found, cursor)
+        following = _cursor(page[PAGE - 1]) if len(page) > PAGE else None
         return told({"incidents": [shown(each, now) for each in page[:PAGE]], "next": following})
-
-    def _after(self, found: list[Incident], cursor: str) -> list[Incident]:
-        """What comes behind the incident `cursor`, which may have left the list meanwhile."""
-        if not cursor:
-            return found
-        last = self.incidents.get(cursor)
-        if last is None:
-            raise Wrong(400, "invalid_parameter", "cursor must be the `next` of an earlier answer", param="cursor")
-        return [each for each in found if (each.started_at, each.id) < (last.started_at, last.id)]
 
     def _providers(self) -> list[str]:
         """Names that may be asked for: configured ones, and those of incidents."""
@@ -238,6 +229,23 @@ class IncidentRoutes:
             secret=secrets.token_urlsafe(32) if own_key else "",
             created_at=self.wall(),
         )
+
+
+def _cursor(incident: Incident) -> str:
+    """Where a page ends. It says all that is needed: the incident itself may be forgotten before the next page."""
+    return f"{incident.started_at!r}~{incident.id}"
+
+
+def _after(found: list[Incident], cursor: str) -> list[Incident]:
+    """What comes behind a page."""
+    if not cursor:
+        return found
+    at, _, id = cursor.partition("~")
+    try:
+        last = float(at), id
+    except ValueError:
+        raise _bad("cursor", "cursor must be the `next` of an earlier answer") from None
+    return [each for each in found if (each.started_at, each.id) < last]
 
 
 def _object(inbound: Inbound, fields: Collection[str]) -> Mapping[str, Any]:
