@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 import orjson
 
 from proxy.base.exchange import Inbound
+from proxy.config.checks import nearest
 from proxy.config.compiled import Config
 from proxy.observe import analysis
 from proxy.observe.entry import FIELDS, KINDS, Entry, iso, to_json
@@ -38,8 +39,9 @@ FLUSH_S: Final = 1.0
 """Longest wait for what is queued; then the answer says that it is not complete."""
 ID_DIGITS: Final = 15
 """An id counts microseconds since 1970, so it has at least so many digits; a moment in seconds has fewer."""
-_RISKY: Final = ("=", "+", "-", "@", "\t", "\r")
-"""With these at the beginning a spreadsheet takes a text for a formula."""
+_RISKY: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""With these at the beginning a spreadsheet takes a text for a formula; the last four are the first four in the width
+of Chinese and Japanese letters."""
 
 
 class History:
@@ -99,6 +101,8 @@ class History:
         wanted = _filter(query, limit + 1)
         query.finish()
         found, complete = await self._found(wanted)
+        if not found and complete and wanted.provider not in ("", *self.config.providers):
+            await self._known_provider(wanted.provider)
         more = str(found[limit - 1].id) if len(found) > limit else None
         shown = found[:limit]
         link = _next_link(inbound, more)
@@ -108,6 +112,13 @@ class History:
             return 200, attach, await asyncio.to_thread(to_csv, shown)
         status, headers, body = await asyncio.to_thread(_listed, shown, more, complete)
         return status, [*headers, *link], body
+
+    async def _known_provider(self, name: str) -> None:
+        """Raises for a name that is neither in the file nor in the history: a misspelt filter would find nothing."""
+        if not (await self._found(Filter(provider=name, limit=1)))[0]:
+            names = list(self.config.providers)
+            message = f"provider: {name[:50]!r} is none of {', '.join(names)}{nearest(name[:50], names)}"
+            raise Wrong(400, "invalid_parameter", f"{message}; nor does the history know it", param="provider")
 
     # One request ------------------------------------------------------------------------------------------------------
 

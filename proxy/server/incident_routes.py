@@ -48,6 +48,9 @@ def guard(config: Callable[[], Config], host: str) -> Callable[[Inbound, Reply],
         if origin is not None and urlsplit(origin.decode("ascii", "replace")).netloc.encode() != given.get(b"host"):
             return "this route does not answer the pages of other sites"
         if not needs_token:
+            # To its browser a page is at home here when its name has come to mean this host (DNS rebinding).
+            if origin is not None and not is_loopback(urlsplit(origin.decode("ascii", "replace")).hostname or ""):
+                return "on a port that is loopback this route answers pages of this host only"
             return ""
         tokens = config().listen.admin_tokens
         if not tokens:
@@ -108,7 +111,7 @@ class IncidentRoutes:
         providers = query.words("provider", self._providers())
         least = query.text("severity", among=SEVERITIES)
         types = query.words("type", [each.value for each in Type])
-        region, status = query.text("region"), query.text("status", among=("open", "resolved"))
+        region, status = self._region(query), query.text("status", among=("open", "resolved"))
         cursor = query.text("cursor")
         query.finish()
         now = self.wall()
@@ -129,6 +132,16 @@ class IncidentRoutes:
     def _providers(self) -> list[str]:
         """Names that may be asked for: configured ones, and those of incidents."""
         return list(dict.fromkeys([*self.config().providers, *(each.provider for each in self.incidents.listed())]))
+
+    def _region(self, query: Query) -> str:
+        """A region of a configured provider, or of an incident."""
+        given = query.text("region")
+        stated = (each.region for each in self.config().providers.values())
+        known = sorted({*stated, *(each.region for each in self.incidents.listed())} - {""})
+        if given and given not in known:
+            among = f"must be one of {', '.join(known)}" if known else "can be none: no provider states one"
+            raise _bad("region", f"region {among}{nearest(given[:50], known)}")
+        return given
 
     async def _one(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
