@@ -118,7 +118,7 @@ class Incidents:
                 yield sign
 
     def _request(self, entry: Entry) -> Iterator[Met]:
-        reason = str(entry.detail.get("failover_reason") or entry.error)
+        reason = str(entry.detail.get("failover_reason") or _left_out(entry) or entry.error)
         if reason:
             yield Met(
                 at=entry.at,
@@ -225,6 +225,14 @@ class Incidents:
     def open(self) -> int:
         """How many are open."""
         return sum(each.ended_at is None for each in self._known.values())
+
+
+def _left_out(entry: Entry) -> str:
+    """Why a request's primary was not asked; empty: it was. Where nobody answered in its place this alone says so, for
+    the error is then that of another target."""
+    start = f"{entry.provider}/{entry.model}".rstrip("/") + "="
+    skipped = map(str, entry.detail.get("skipped") or ())
+    return next((each.removeprefix(start) for each in skipped if each.startswith(start)), "")
 
 
 def _entry(change: Change) -> Entry:
