@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from contextlib import AsyncExitStack
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from proxy.server.alarms import Alarms
 from proxy.store.sqlite import Store
 from tests.e2e.harness import Sidecar, config
 from tests.e2e.past import leave
-from tests.e2e.test_incidents import get
+from tests.e2e.test_incidents import get, soon
 
 DAY_S = 86_400.0
 FIRST = 1_700_000_000_000_000
@@ -199,6 +200,76 @@ async def test_a_spreadsheet_runs_nothing_of_what_callers_and_providers_say(tmp_
                 assert (json.loads(row["detail"]) if row["detail"] else None) == entry.get("detail")
                 seen |= {row["model"], row["message"]}
             assert {"'=1+1", "'+1", "'-2+3", "'@SUM(A1)", "'\uff1d1", 'a"b,c', "x=1", f"'{note['note']}"} <= seen
+
+
+async def test_whatever_was_not_a_plain_success_stands_in_the_audit_log(tmp_path: Path) -> None:
+    """Each thing is done once, and told with who, why and how it ended."""
+    async with AsyncExitStack() as stack:
+        p, f = [await stack.enter_async_context(FakeProvider(name=name)) for name in "pf"]
+        tree = config({"p": p.url, "f": f.url}, limits={"max_retries": 3})
+        tree["providers"]["f"]["models"] = {"gpt-4o": {"name": "gpt-4o", "price": {"input": 1.0, "output": 2.0}}}
+        sidecar = await stack.enter_async_context(Sidecar(tree, tmp_path))
+        plain = await sidecar.chat()
+        p.default = Fault(silence_s=30)
+        hedge = {"X-Hedge-Config": json.dumps({"strategy": "latency", "delay_ms": 100})}
+        hedged = await sidecar.chat(headers=hedge)
+        p.heal()
+        clamped = await sidecar.chat(headers={"X-Max-Retries": "9"})
+        p.script([Fault(status=500)])
+        retried = await sidecar.chat(headers={"X-Retry-Delay-Ms": "0"})
+        p.default = Fault(status=429, retry_hint_s=30)
+        failed_over = await sidecar.chat()
+        left_out = await sidecar.chat()
+        p.default = f.default = Fault(status=503)
+        lost = await sidecar.chat(headers={"X-Failover-Providers": "f"})
+        answers = (plain, hedged, clamped, retried, failed_over, left_out, lost)
+        assert [each.status for each in answers] == [200] * 6 + [503]
+        ids = [answer.headers["X-Outrider-Request-Id"] for answer in answers]
+
+        async def of(id: str) -> list[dict[str, Any]]:
+            return list((await get(sidecar, f"/v1/events?since=0&request_id={id}"))["events"])
+
+        async def all_told() -> Any:
+            return await of(ids[-1])
+
+        await soon(all_told)
+        told = {name: await of(id) for name, id in zip(NAMES, ids, strict=True)}
+        kinds = {name: sorted(each["kind"] for each in found) for name, found in told.items()}
+        assert kinds == {
+            "plain": [],
+            "hedged": ["attempt", "hedge", "request"],
+            "clamped": ["attempt", "clamp", "request"],
+            "retried": ["attempt", "request", "retry"],
+            "failed_over": ["attempt", "failover", "request"],
+            "left_out": ["failover", "request"],
+            "lost": ["attempt", "request", *["retry"] * (len(told["lost"]) - 2)],
+        }
+        request = {
+            name: next(each for each in found if each["kind"] == "request") for name, found in told.items() if found
+        }
+        assert request["clamped"].get("error") is None
+        assert request["retried"]["retries"] == 1
+        for name in ("failed_over", "left_out"):
+            entry = request[name]
+            assert (entry["provider"], entry["model"], entry["fallback"]) == ("p", "gpt-4o", "f/gpt-4o")
+            assert (entry["error"], entry["completed"]) == ("rate_limit", True)
+            assert entry["cost_usd"] == (entry["input_tokens"] + 2 * entry["output_tokens"]) / 1e6
+        assert (request["lost"]["completed"], request["lost"]["status"]) == (False, 503)
+        for found in told.values():
+            for entry in found:
+                if entry["kind"] in ("attempt", "retry", "failover", "hedge"):
+                    assert entry["latency_ms"] > 0
+                    assert entry["provider"] in ("p", "f")
+                    assert entry["route"] == request_route(found)
+        (cooldown,) = (await get(sidecar, "/v1/events?kind=cooldown&provider=p"))["events"]
+        assert (cooldown["error"], 25 < cooldown["detail"]["for_s"] <= 30.1) == ("rate_limit", True)
+
+
+NAMES = ("plain", "hedged", "clamped", "retried", "failed_over", "left_out", "lost")
+
+
+def request_route(found: list[dict[str, Any]]) -> str:
+    return str(next(each["route"] for each in found if each["kind"] == "request"))
 
 
 CHANGING = (
