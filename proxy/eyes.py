@@ -164,7 +164,7 @@ class Eyes:
         self.vitals.tick()
         elapsed, self._ticked = now - self._ticked, now
         if 0.0 < elapsed <= ELAPSED_MAX_S:
-            self.rollup.seconds(wall, elapsed, str(self.vitals.book.overall), self.vitals.book.states())
+            self.rollup.seconds(wall, elapsed, self.vitals.book.whole(), self.vitals.book.states())
         if now - self._stored >= MINUTE_S:
             self._stored = now
             self._keep_hours(wall)

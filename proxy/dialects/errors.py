@@ -123,6 +123,8 @@ def problem(
             body["request_id"] = request_id
     else:
         body = {**(extra or {}), "type": chosen, "status": status, "code": _text(code), "detail": _text(message)}
+        if param is not None:
+            body["param"] = _text(param)
     kind = "application/problem+json" if dialect == "problem" else "application/json"
     out = [("Content-Type", kind)]
     if request_id:

@@ -144,7 +144,7 @@ def uptime(days: Mapping[str, Counts], providers: Iterable[str], target: float) 
     whole = {date: counts.get("seconds", {}) for date, counts in days.items()}
     total: Counts = {}
     for counts in days.values():
-        add(total, {name: counts.get(name, 0) for name in ("ok", "failed")})
+        add(total, {name: counts.get(name, 0) for name in ("ok", "failed", "announced")})
     return {
         "target": target,
         "overall": {**_up(whole, window_s, target), "requests": _promised(total, target)},
@@ -193,8 +193,9 @@ def _minutes(seconds: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _promised(counts: Counts, target: float) -> dict[str, Any]:
-    """The same budget by requests: how many might have failed, and how many did."""
-    failed, judged = _n(counts, "failed"), _n(counts, "ok") + _n(counts, "failed")
+    """The same budget by requests: how many might have failed, and how many did, announced refusals left out."""
+    failed = _n(counts, "failed") - _n(counts, "announced")
+    judged = _n(counts, "ok") + failed
     allowed = (1.0 - target) * judged
     return {
         "judged": judged,

@@ -377,6 +377,29 @@ class HealthBook:
             for absence in self.cluster.absences
         )
 
+    def whole(self) -> str:
+        """The status of the whole for counting seconds. A route whose targets an operator has all taken out counts no
+        more than such a provider does; ``maintenance``: there is no other route."""
+        if self.overall is not Status.DOWN or not self.cluster.absences:
+            return str(self.overall)
+        now = self._clock()
+        judged = [
+            route.status
+            for route in self.routes
+            if route.status is not Status.DOWN or not self._is_out(route.name, now)
+        ]
+        return str(worst(judged)) if judged else "maintenance"
+
+    def _is_out(self, route: str, now: float) -> bool:
+        """Whether an operator has taken out whatever could answer a route."""
+        known = self.layout.providers
+        targets = [
+            Target(link.provider, link.model)
+            for link in self.layout.routes[route]
+            if link.provider in known and not known[link.provider].disabled
+        ]
+        return bool(targets) and all(self.cluster.absence(each, route, now) is not None for each in targets)
+
     def states(self) -> dict[str, str]:
         """The status of every provider that takes calls, or ``maintenance``; for counting seconds."""
         return {

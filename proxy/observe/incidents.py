@@ -19,6 +19,8 @@ KIND: Final = "incident"
 """Of the documents."""
 KEPT_MAX: Final = 500
 """Incidents in memory and in the file; the oldest go first."""
+SAVED_MAX: Final = 32
+"""Incidents of which new numbers are written within a second; those of the others wait for their next update."""
 VISIBLE: Final = frozenset({"error", "timeout", "exhausted", "truncated", "rejected"})
 """Results of a request that its caller sees as a failure and has not caused."""
 _ENTRY_OF: Final = {"opened": "incident_opened", "resolved": "incident_resolved"}
@@ -88,6 +90,9 @@ class Incidents:
                     over = Over(at=now, provider=provider, signal=Signal.CIRCUIT, model=model)
                     self._apply(self._machine.step(over))
         self._apply(self._machine.tick(now, out))
+        for incident in self._machine.changed(SAVED_MAX):
+            self._known[incident.id] = incident
+            self._put(KIND, incident.id, document(incident))
 
     def adopt(self, providers: Iterable[str], remind_s: float) -> None:
         """Follow a configuration that has these providers."""
@@ -117,7 +122,7 @@ class Incidents:
                 yield sign
 
     def _request(self, entry: Entry) -> Iterator[Met]:
-        reason = str(entry.detail.get("failover_reason") or entry.error)
+        reason = str(entry.detail.get("failover_reason") or _left_out(entry) or entry.error)
         if reason:
             yield Met(
                 at=entry.at,
@@ -196,7 +201,7 @@ class Incidents:
                 self._put(KIND, id, document(incident))
             self._known[id] = incident
             if incident.ended_at is None:
-                self._machine.restore(incident, now)
+                self._apply(self._machine.restore(incident, now))
         self._forget_oldest()
 
     def expire(self, since: float) -> None:
@@ -224,6 +229,14 @@ class Incidents:
     def open(self) -> int:
         """How many are open."""
         return sum(each.ended_at is None for each in self._known.values())
+
+
+def _left_out(entry: Entry) -> str:
+    """Why a request's primary was not asked; empty: it was. Where nobody answered in its place this alone says so, for
+    the error is then that of another target."""
+    start = f"{entry.provider}/{entry.model}".rstrip("/") + "="
+    skipped = map(str, entry.detail.get("skipped") or ())
+    return next((each.removeprefix(start) for each in skipped if each.startswith(start)), "")
 
 
 def _entry(change: Change) -> Entry:

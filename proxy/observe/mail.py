@@ -54,7 +54,7 @@ class Mailer:
 def compose(letter: Letter, to: str, sender: str, now: float) -> EmailMessage:
     """The message. Its Message-ID is made of the letter's id, so a mail program shows a repeated one once."""
     message = EmailMessage()
-    message["Subject"] = f"[outrider] {notice.subject(letter)}"
+    message["Subject"] = " ".join(f"[outrider] {notice.subject(letter)}".split())  # one line, whatever it quotes
     message["From"] = sender
     message["To"] = to
     message["Date"] = formatdate(now)

@@ -142,26 +142,29 @@ class Notifier:
         """Something has happened to an incident: write the letters, and send what is due."""
         now = self._wall()
         due: dict[str, float] = {}
+        room = LETTERS_MAX - self.waiting
+        notice: dict[str, Any] = {}
         for subscription, channel in recipients(change, self._subscriptions.values()):
+            # One for all letters: there may be hundreds of them.
+            notice = notice or {
+                "kind": change.kind,
+                "at": iso(change.at),
+                "severity": change.incident.told_severity.word,
+                "incident": shown(change.incident, now),
+            }
             if subscription.id not in due:
                 noise = self._noise.setdefault(subscription.id, Noise())
                 when = noise.due_at(now, self.digest_after, self.digest_s)
                 due[subscription.id] = now if is_urgent(change) else when
-            self._write((subscription.id, channel), change, due[subscription.id], now)
+            if room <= 0:
+                self._count(channel, "dropped")
+            else:
+                room -= self._write((subscription.id, channel), notice, due[subscription.id], now)
         if due:
             self.tick()
 
-    def _write(self, place: Place, change: Change, due_at: float, now: float) -> None:
-        """A new letter, or one more notice in a digest that waits."""
-        if self.waiting >= LETTERS_MAX:
-            self._count(place[1], "dropped")
-            return
-        notice = {
-            "kind": change.kind,
-            "at": iso(change.at),
-            "severity": change.incident.told_severity.word,
-            "incident": shown(change.incident, now),
-        }
+    def _write(self, place: Place, notice: Mapping[str, Any], due_at: float, now: float) -> int:
+        """A new letter, or one more notice in a digest that waits; how many letters more there are."""
         letters = self._lines.setdefault(place, _Line()).letters
         gathering = next(
             (each for each in letters.values() if due_at > now and each.due_at > now and _is_open(each)), None
@@ -178,6 +181,7 @@ class Notifier:
                 notices=(notice,),
             )
         self._keep(letter)
+        return int(gathering is None)
 
     def _keep(self, letter: Letter) -> None:
         place = letter.subscription, letter.channel

@@ -62,6 +62,7 @@ class _Hour:
     """One hour of this run."""
 
     __slots__ = (
+        "announced",
         "cancelled",
         "client_errors",
         "cost_usd",
@@ -93,6 +94,8 @@ class _Hour:
         """Answered by the primary's first attempt."""
         self.primary_ok = 0
         self.failed = 0
+        self.announced = 0
+        """Of those: refused since all that could have answered was in announced maintenance."""
         self.client_errors = 0
         self.cancelled = 0
         self.failovers = 0
@@ -191,6 +194,7 @@ class Rollup:
         """What a plain success does not have."""
         if record.result in FAILED:
             hour.failed += 1
+            hour.announced += record.result == "rejected" and _is_announced(record)
         elif record.result == "client_error":
             hour.client_errors += 1
         elif record.result != "ok":
@@ -268,6 +272,11 @@ class Rollup:
                 holder = hour if not provider else hour.providers.get(provider)
                 add(total, holder.seconds if holder is not None else {})
         return uptime_percent(total)
+
+
+def _is_announced(record: RequestRecord) -> bool:
+    """Whether nothing but announced maintenance stood in the way of a request that nobody took."""
+    return {reason for _, reason in record.skipped} - {"trigger"} == {"maintenance"}
 
 
 def uptime_percent(seconds: Mapping[str, float]) -> float | None:

@@ -143,6 +143,18 @@ class _Run:
             self.samples.append({name: getattr(sign, name) for name in names})
         self.meet(sign)
 
+    def follow(self, incident: Incident) -> None:
+        """Begin with what an incident has counted, and keep what was counted since."""
+        self.started_at = incident.started_at
+        self.last_at = self.last_at or incident.started_at
+        self.errors = {
+            name: incident.errors.get(name, 0) + self.errors.get(name, 0) for name in (*incident.errors, *self.errors)
+        }
+        self.samples = [*incident.samples, *self.samples][:SAMPLES_MAX]
+        self.affected += incident.affected_requests
+        self.failed_over += incident.failed_over
+        self.visible += incident.user_visible_errors
+
     def meet(self, sign: Met) -> None:
         """Count a request, once."""
         if sign.request_id == self.request_id:
@@ -156,7 +168,18 @@ class _Run:
 class _Case:
     """One cause: a provider and a family."""
 
-    __slots__ = ("incident", "is_stale", "models", "provider", "quiet_at", "region", "run", "signals", "told_at")
+    __slots__ = (
+        "incident",
+        "is_stale",
+        "is_unsaved",
+        "models",
+        "provider",
+        "quiet_at",
+        "region",
+        "run",
+        "signals",
+        "told_at",
+    )
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -170,6 +193,8 @@ class _Case:
         self.told_at = 0.0
         self.is_stale = False
         """Its numbers have changed since they were told."""
+        self.is_unsaved = False
+        """The same, and nobody has asked `Machine.changed` since."""
 
     def meets(self, model: str) -> None:
         """A model it concerns; empty: none is known. Callers may make up names, so only the first few are kept."""
@@ -193,6 +218,15 @@ class Machine:
         """The incidents that are open, with their numbers of now."""
         return [_fresh(case, case.incident) for case in self._cases.values() if case.incident is not None]
 
+    def changed(self, most: int) -> list[Incident]:
+        """At most so many incidents whose numbers have changed since they were told or asked for here."""
+        found: list[Incident] = []
+        for case in self._cases.values():
+            if case.is_unsaved and case.incident is not None and len(found) < most:
+                case.is_unsaved = False
+                found.append(_fresh(case, case.incident))
+        return found
+
     def circuits(self) -> list[tuple[str, str]]:
         """(provider, model) of the circuits that are said to be open."""
         return [
@@ -202,17 +236,32 @@ class Machine:
             if signal is Signal.CIRCUIT
         ]
 
-    def restore(self, incident: Incident, now: float) -> None:
-        """Go on with an incident that was open when the process ended. What does not come back ends by itself."""
+    def restore(self, incident: Incident, now: float) -> list[Change]:
+        """Go on with an incident that was open when the process ended. What does not come back ends by itself.
+
+        The file may have been readable late, when the same cause had opened another one: that one is ended as what it
+        is, and its numbers are those of the older one from here on.
+        """
         case = self._cases.setdefault((incident.provider, incident.family), _Case(incident.provider))
-        run = case.run
-        run.started_at = run.last_at = incident.started_at
-        run.errors, run.samples = dict(incident.errors), list(incident.samples)
-        run.affected, run.failed_over = incident.affected_requests, incident.failed_over
-        run.visible = incident.user_visible_errors
-        case.region, case.models = incident.region, dict.fromkeys(incident.models)
+        newer = _fresh(case, case.incident) if case.incident is not None else None
+        case.run.follow(incident)
+        case.region = case.region or incident.region
+        case.models = dict.fromkeys((*incident.models, *case.models))
         case.incident = incident
-        case.signals[Signal.UNKNOWN, ""] = _Active(now, now, "not seen again after a restart")
+        if newer is None:
+            if not case.signals:
+                case.signals[Signal.UNKNOWN, ""] = _Active(now, now, "not seen again after a restart")
+            return []
+        if incident.acknowledged_at is None:
+            incident = replace(incident, acknowledged_at=newer.acknowledged_at, acknowledged_by=newer.acknowledged_by)
+        case.incident = _noted(incident, now, "signal", f"seen again after a restart, as {newer.id}")
+        why = f"it is incident {incident.id}, which an earlier run of the process has opened"
+        ended = _noted(replace(newer, ended_at=now, resolution=why), now, "resolved", why)
+        return [
+            Change(kind="resolved", at=now, incident=ended),
+            _change(case, "updated", now),
+            *_escalated(case, newer.type, now),
+        ]
 
     def forget(self, is_gone: Callable[[str], bool], now: float) -> list[Change]:
         """Providers that are configured no more have no incidents."""
@@ -438,7 +487,7 @@ def _counted(case: _Case, now: float) -> list[Change]:
     """The numbers have changed: tell it now if that makes it worse, else with the next update."""
     if case.incident is None:
         return []
-    case.is_stale = True
+    case.is_stale = case.is_unsaved = True
     return _escalated(case, None, now)
 
 
@@ -461,7 +510,7 @@ def _resolved(case: _Case, ended_at: float, now: float, why: str) -> Change:
 def _change(case: _Case, kind: str, now: float) -> Change:
     """The incident with the numbers of its case, as `kind` tells it."""
     assert case.incident is not None
-    case.is_stale, case.told_at = False, now
+    case.is_stale, case.is_unsaved, case.told_at = False, False, now
     case.incident = _fresh(case, case.incident)
     return Change(kind=kind, at=now, incident=case.incident)
 

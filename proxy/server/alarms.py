@@ -78,7 +78,6 @@ class Alarms:
             region_of=self._region_of,
             remind_s=config.notify.escalate_after_s,
         )
-        self.take = self.incidents.take
         self._documents.follow(self.incidents.everything, self._loaded)
         self._documents.follow(self.notifier.everything, self.notifier.loaded)
         self._expired_at = clock()
@@ -96,6 +95,13 @@ class Alarms:
         if now - self._expired_at >= EXPIRE_S:
             self._expired_at = now
             self.incidents.expire(self._oldest())
+
+    def take(self, entry: Entry) -> None:
+        """The listener of the journal. What a window covers is known at its first moment, and not a second later: a
+        call that was under way may fail in between."""
+        if entry.kind in ("maintenance_started", "maintenance_ended"):
+            self.incidents.tick(self._in_maintenance(self._clock()), self._is_open)
+        self.incidents.take(entry)
 
     def adopt(self, config: Config) -> None:
         """Follow a configuration, the first or another one."""

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 import orjson
 
 from proxy.base.exchange import Inbound
+from proxy.config.checks import nearest
 from proxy.config.compiled import Config
 from proxy.observe import analysis
 from proxy.observe.entry import FIELDS, KINDS, Entry, iso, to_json
@@ -32,13 +33,15 @@ from proxy.store.sqlite import Store
 
 LIMIT: Final = 100
 DAYS: Final = 30
+DAY_S: Final = 86_400.0
 DAYS_MAX: Final = 366
 FLUSH_S: Final = 1.0
 """Longest wait for what is queued; then the answer says that it is not complete."""
 ID_DIGITS: Final = 15
 """An id counts microseconds since 1970, so it has at least so many digits; a moment in seconds has fewer."""
-_RISKY: Final = ("=", "+", "-", "@", "\t", "\r")
-"""With these at the beginning a spreadsheet takes a text for a formula."""
+_RISKY: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""With these at the beginning a spreadsheet takes a text for a formula; the last four are the first four in the width
+of Chinese and Japanese letters."""
 
 
 class History:
@@ -98,6 +101,8 @@ class History:
         wanted = _filter(query, limit + 1)
         query.finish()
         found, complete = await self._found(wanted)
+        if not found and complete and wanted.provider not in ("", *self.config.providers):
+            await self._known_provider(wanted.provider)
         more = str(found[limit - 1].id) if len(found) > limit else None
         shown = found[:limit]
         link = _next_link(inbound, more)
@@ -107,6 +112,13 @@ class History:
             return 200, attach, await asyncio.to_thread(to_csv, shown)
         status, headers, body = await asyncio.to_thread(_listed, shown, more, complete)
         return status, [*headers, *link], body
+
+    async def _known_provider(self, name: str) -> None:
+        """Raises for a name that is neither in the file nor in the history: a misspelt filter would find nothing."""
+        if not (await self._found(Filter(provider=name, limit=1)))[0]:
+            names = list(self.config.providers)
+            message = f"provider: {name[:50]!r} is none of {', '.join(names)}{nearest(name[:50], names)}"
+            raise Wrong(400, "invalid_parameter", f"{message}; nor does the history know it", param="provider")
 
     # One request ------------------------------------------------------------------------------------------------------
 
@@ -156,12 +168,9 @@ class History:
         query.finish()
         config = self.config
         sums = await self._sums(days, lambda by_day: analysis.uptime(by_day, config.providers, config.slo_availability))
-        since = self._wall() - days * 86_400.0
-        past, _ = await self._found(Filter(kinds=("maintenance_started",), since=since, limit=LIMIT_MAX))
-        listed = {(window["id"], window["from"]): window for window in self.windows()}
-        for entry in past:
-            listed.setdefault((entry.detail.get("id"), entry.detail.get("from")), _window(entry))
-        return told({**sums, "maintenance": list(listed.values())})
+        first = (self._wall() // DAY_S - days + 1) * DAY_S
+        past, _ = await self._found(Filter(kinds=("maintenance_started", "maintenance_ended"), limit=LIMIT_MAX))
+        return told({**sums, "maintenance": _windows(self.windows(), past, first)})
 
 
 def _listed(entries: list[Entry], cursor: str | None, complete: bool) -> Answer:
@@ -255,15 +264,33 @@ def explained(request_id: str, entries: list[Entry]) -> dict[str, Any]:
     }
 
 
+def _second(at: float) -> str:
+    """Unix seconds in the form in which windows are told."""
+    return f"{iso(at)[:19]}Z"
+
+
+def _windows(announced: Iterable[dict[str, Any]], past: Iterable[Entry], first: float) -> list[dict[str, Any]]:
+    """What is announced, then what `past` tells, newest first, of windows that held after `first` (Unix seconds)."""
+    listed = {(window["id"], window["from"]): window for window in announced}
+    for entry in past:  # the end of a window comes before its beginning, and knows better when that was
+        window = _window(entry)
+        if str(window["until"]) > _second(first):
+            listed.setdefault((window["id"], window["from"]), window)
+    return list(listed.values())
+
+
 def _window(entry: Entry) -> dict[str, Any]:
     """A window that is over, in the form of those that are announced."""
+    until = entry.detail.get("until")
+    if entry.kind == "maintenance_ended":
+        until = min(str(until), _second(entry.at))  # one that was cancelled ended earlier than it was announced
     return {
         "id": entry.detail.get("id"),
         "provider": entry.provider or None,
         "model": entry.model or None,
         "route": entry.route or None,
         "from": entry.detail.get("from"),
-        "until": entry.detail.get("until"),
+        "until": until,
         "active": False,
         "note": entry.message,
     }

@@ -48,6 +48,9 @@ def guard(config: Callable[[], Config], host: str) -> Callable[[Inbound, Reply],
         if origin is not None and urlsplit(origin.decode("ascii", "replace")).netloc.encode() != given.get(b"host"):
             return "this route does not answer the pages of other sites"
         if not needs_token:
+            # To its browser a page is at home here when its name has come to mean this host (DNS rebinding).
+            if origin is not None and not is_loopback(urlsplit(origin.decode("ascii", "replace")).hostname or ""):
+                return "on a port that is loopback this route answers pages of this host only"
             return ""
         tokens = config().listen.admin_tokens
         if not tokens:
@@ -108,7 +111,7 @@ class IncidentRoutes:
         providers = query.words("provider", self._providers())
         least = query.text("severity", among=SEVERITIES)
         types = query.words("type", [each.value for each in Type])
-        region, status = query.text("region"), query.text("status", among=("open", "resolved"))
+        region, status = self._region(query), query.text("status", among=("open", "resolved"))
         cursor = query.text("cursor")
         query.finish()
         now = self.wall()
@@ -122,22 +125,23 @@ class IncidentRoutes:
             and (not region or incident.region == region)
             and (not status or (status == "open") is (incident.ended_at is None))
         ]
-        page = self._after(found, cursor)
-        following = page[PAGE - 1].id if len(page) > PAGE else None
+        page = _after(found, cursor)
+        following = _cursor(page[PAGE - 1]) if len(page) > PAGE else None
         return told({"incidents": [shown(each, now) for each in page[:PAGE]], "next": following})
-
-    def _after(self, found: list[Incident], cursor: str) -> list[Incident]:
-        """What comes behind the incident `cursor`, which may have left the list meanwhile."""
-        if not cursor:
-            return found
-        last = self.incidents.get(cursor)
-        if last is None:
-            raise Wrong(400, "invalid_parameter", "cursor must be the `next` of an earlier answer", param="cursor")
-        return [each for each in found if (each.started_at, each.id) < (last.started_at, last.id)]
 
     def _providers(self) -> list[str]:
         """Names that may be asked for: configured ones, and those of incidents."""
         return list(dict.fromkeys([*self.config().providers, *(each.provider for each in self.incidents.listed())]))
+
+    def _region(self, query: Query) -> str:
+        """A region of a configured provider, or of an incident."""
+        given = query.text("region")
+        stated = (each.region for each in self.config().providers.values())
+        known = sorted({*stated, *(each.region for each in self.incidents.listed())} - {""})
+        if given and given not in known:
+            among = f"must be one of {', '.join(known)}" if known else "can be none: no provider states one"
+            raise _bad("region", f"region {among}{nearest(given[:50], known)}")
+        return given
 
     async def _one(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
@@ -238,6 +242,23 @@ class IncidentRoutes:
             secret=secrets.token_urlsafe(32) if own_key else "",
             created_at=self.wall(),
         )
+
+
+def _cursor(incident: Incident) -> str:
+    """Where a page ends. It says all that is needed: the incident itself may be forgotten before the next page."""
+    return f"{incident.started_at!r}~{incident.id}"
+
+
+def _after(found: list[Incident], cursor: str) -> list[Incident]:
+    """What comes behind a page."""
+    if not cursor:
+        return found
+    at, _, id = cursor.partition("~")
+    try:
+        last = float(at), id
+    except ValueError:
+        raise _bad("cursor", "cursor must be the `next` of an earlier answer") from None
+    return [each for each in found if (each.started_at, each.id) < last]
 
 
 def _object(inbound: Inbound, fields: Collection[str]) -> Mapping[str, Any]:

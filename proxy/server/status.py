@@ -164,9 +164,14 @@ class Query:
 
     def __init__(self, inbound: Inbound) -> None:
         try:
-            self._given = dict(parse_qsl(inbound.query, keep_blank_values=True, max_num_fields=QUERY_MAX))
+            pairs = parse_qsl(inbound.query, keep_blank_values=True, max_num_fields=QUERY_MAX)
         except ValueError:
             raise _bad("", f"a query has at most {QUERY_MAX} parameters") from None
+        self._given = dict(pairs)
+        if len(pairs) > len(self._given):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)[:50]
+            raise _bad(twice, f"{twice} is given more than once; a list of values has commas between them")
         self._asked: list[str] = []
 
     def text(self, name: str, default: str = "", among: Collection[str] = (), most: int = 200) -> str:

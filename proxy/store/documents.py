@@ -1,7 +1,8 @@
 """Documents in the store: JSON by kind and id, for what must outlive the process and is small enough for the memory.
 
 The owner of a document keeps it in memory and is right about it; here it is written after every change. Changes of one
-moment are committed together. While the store fails they are kept, the last one of each document, and tried again.
+moment are committed together, and made into JSON by the thread that writes them: a digest for every subscriber is some
+megabytes of it. While the store fails they are kept, the last one of each document, and tried again.
 
 A file can be replaced under us, by the store itself when it was broken. Therefore every run of the process leaves its
 mark in the file, in the transaction of its first change, and where the mark is missing everything is written anew.
@@ -18,6 +19,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.store.faults import StoreError
+from proxy.store.schema import parsed
 from proxy.store.sqlite import Store
 
 Document = Mapping[str, Any]
@@ -37,8 +39,8 @@ class Documents:
         """`run`: a name that no other run of the process has."""
         self._store = store
         self._run = run
-        self._changes: dict[Key, bytes | None] = {}
-        self._flying: dict[Key, bytes | None] = {}
+        self._changes: dict[Key, Document | None] = {}
+        self._flying: dict[Key, Document | None] = {}
         """What is being written."""
         self._everything: list[Callable[[], Iterable[tuple[Key, Document]]]] = []
         self._loaded: list[Callable[[Mapping[Key, Document]], None]] = []
@@ -57,8 +59,8 @@ class Documents:
         self._loaded.append(loaded)
 
     def put(self, kind: str, id: str, document: Document | None) -> None:
-        """Write a document soon; None deletes it."""
-        self._changes[kind, id] = None if document is None else orjson.dumps(document)
+        """Write a document soon, which nobody changes any more; None deletes it."""
+        self._changes[kind, id] = document
         self._dirty.set()
 
     @property
@@ -92,12 +94,10 @@ class Documents:
             finally:  # whatever stopped it: what is not known to be written is written again
                 self._flying, self._changes = {}, {**self._flying, **self._changes}
 
-    async def _commit(self, changes: Mapping[Key, bytes | None]) -> None:
+    async def _commit(self, changes: Mapping[Key, Document | None]) -> None:
         if not changes or await self._store.write(lambda c: _apply(c, self._run, changes, is_whole=False)):
             return
-        whole: dict[Key, bytes | None] = {
-            key: orjson.dumps(document) for tell in self._everything for key, document in tell()
-        }
+        whole: dict[Key, Document | None] = {key: document for tell in self._everything for key, document in tell()}
         whole.update(changes)
         await self._store.write(lambda c: _apply(c, self._run, whole, is_whole=True))
 
@@ -121,7 +121,7 @@ class Documents:
         except StoreError:
             return False
         # What has changed in memory before the file was read is newer.
-        documents = {key: orjson.loads(body) for key, body in found if key not in self._changes and key[0] != MARK}
+        documents = {key: parsed(body) for key, body in found if key not in self._changes and key[0] != MARK}
         self.is_loaded = True
         for loaded in self._loaded:
             loaded(documents)
@@ -133,13 +133,13 @@ def _all(connection: sqlite3.Connection) -> list[tuple[Key, bytes]]:
     return [((kind, id), body) for kind, id, body in rows]
 
 
-def _apply(connection: sqlite3.Connection, run: str, changes: Mapping[Key, bytes | None], *, is_whole: bool) -> bool:
+def _apply(connection: sqlite3.Connection, run: str, changes: Mapping[Key, Document | None], *, is_whole: bool) -> bool:
     """Write `changes`; False: this file has no mark of ours, and nothing was written."""
     mark = connection.execute("SELECT 1 FROM documents WHERE kind = ? AND id = ?", (MARK, run)).fetchone()
     if mark is None and not is_whole:
         return False
-    gone = [key for key, body in changes.items() if body is None]
-    kept = [(*key, body) for key, body in changes.items() if body is not None]
+    gone = [key for key, document in changes.items() if document is None]
+    kept = [(*key, orjson.dumps(document)) for key, document in changes.items() if document is not None]
     if mark is None:
         connection.execute("DELETE FROM documents WHERE kind = ?", (MARK,))
         kept.append((MARK, run, b"{}"))

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import orjson
 
+from proxy.store.schema import parsed
+
 COLUMNS: Final = (
     *("id", "at", "kind", "route", "provider", "model", "region", "request_id", "attempt", "attempt_kind", "error"),
     *("status", "message", "latency_ms", "first_content_ms", "retries", "fallback", "completed", "input_tokens"),
@@ -78,7 +80,7 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
 
 def _fields(row: tuple[Any, ...]) -> dict[str, Any]:
     fields = dict(zip(COLUMNS, row, strict=True))
-    fields["detail"] = orjson.loads(fields["detail"])
+    fields["detail"] = parsed(fields["detail"])
     if fields["completed"] is not None:
         fields["completed"] = bool(fields["completed"])
     return fields

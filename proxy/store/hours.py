@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from proxy.store.schema import parsed
+
 
 def put(connection: sqlite3.Connection, run: str, hours: list[tuple[int, Mapping[str, Any]]]) -> None:
     """The present state of some hours of this run, in the place of what was there of them."""
@@ -25,13 +27,13 @@ def between(
         "SELECT hour, counts FROM hours WHERE hour BETWEEN ? AND ? AND run <> ? ORDER BY hour",
         (first, last, without_run),
     )
-    return [(number, orjson.loads(counts)) for number, counts in rows]
+    return [(number, parsed(counts)) for number, counts in rows]
 
 
 def of_run(connection: sqlite3.Connection, run: str, first: int) -> list[tuple[int, dict[str, Any]]]:
     """Counts of one run, from the hour `first` on."""
     rows = connection.execute("SELECT hour, counts FROM hours WHERE hour >= ? AND run = ? ORDER BY hour", (first, run))
-    return [(number, orjson.loads(counts)) for number, counts in rows]
+    return [(number, parsed(counts)) for number, counts in rows]
 
 
 def forget_before(connection: sqlite3.Connection, hour: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 VERSION: Final = 1
 """``user_version`` of the file. A file of a later version is set aside like a broken one: it may mean other things."""
@@ -25,6 +27,15 @@ TABLES: Final = (
 )
 """`entries` is the audit log; `hours` holds the counts of one hour (since 1970) by one run of the process.
 `documents` holds incidents, subscriptions and what is to be delivered, as JSON."""
+
+
+def parsed(text: str | bytes) -> dict[str, Any]:
+    """The JSON object of a column; empty for what is none: one row that a disk has spoilt hides no other."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class Newer(sqlite3.DatabaseError):

@@ -339,14 +339,15 @@ class Store:
         return self._connection
 
     def _identity_now(self) -> tuple[int, int] | None:
-        """None: there is no file."""
+        """None: there is no file, or an empty one. Emptied under us it would not be missed: SQLite goes on writing by
+        what it remembers of it, and nobody can read that."""
         if self.path == MEMORY:
             return None
         try:
             found = os.stat(self.path)
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return (found.st_dev, found.st_ino) if found.st_size else None
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None

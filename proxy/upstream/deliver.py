@@ -88,7 +88,7 @@ class Courier:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error.__cause__, Forbidden) or isinstance(error.__context__, Forbidden):
                 return Sent(result="never", reason=str(error.__cause__ or error.__context__))
-            return Sent(result="failed", reason=f"{type(error).__name__}: {error}"[:200])
+            return Sent(result="failed", reason=_reason(error))
 
     def _session(self, is_guarded: bool) -> aiohttp.ClientSession:
         import aiohttp
@@ -127,6 +127,19 @@ def _judged(status: int) -> Sent:
     if status in BUSY:
         return Sent(result="failed", reason=f"status {status}")
     return Sent(result="refused", reason=f"status {status}")
+
+
+def _reason(error: Exception) -> str:
+    """Why a call failed. The address beyond its host may be all that protects it, and what a receiver sends instead of
+    an answer may repeat it; so only errors that tell no more than the host are told in their own words."""
+    import aiohttp
+
+    words = ""
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError)):
+        words = str(error)
+    elif isinstance(error, OSError):
+        words = error.strerror or ""
+    return f"{type(error).__name__}: {words}"[:200].removesuffix(": ")
 
 
 async def _is_answered(response: aiohttp.ClientResponse) -> bool:

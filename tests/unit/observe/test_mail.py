@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,3 +96,18 @@ async def test_a_server_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatc
 def test_no_header_can_be_smuggled_in() -> None:
     with pytest.raises(ValueError, match=r"[Hh]eader"):
         compose(LETTER, "a@b.c\nBcc: d@e.f", "o@example.com", 1.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\r\nBcc: d@e.f", "a\nSubject: x", "a\r\n\r\nbody", "a\u2028Bcc: d@e.f", "a\x0bBcc: d"]
+)
+async def test_no_subject_can_hold_another_header(name: str) -> None:
+    notice = {**NOTICE, "incident": {**NOTICE["incident"], "provider": name}}
+    async with MailServer() as server:
+        letter = replace(LETTER, notices=(notice,))
+        assert (await mailer(server.port).send(letter, TO, 1.0)).result == "delivered"
+        (sent,) = server.mails
+        assert sent.recipients == ["TO:<oncall@example.com>"]
+        assert sent.message["Bcc"] is None
+        assert len(sent.message.get_all("Subject", [])) == 1
+        assert set(sent.message.keys()) >= {"Subject", "From", "To", "Date", "Message-ID"}

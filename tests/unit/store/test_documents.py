@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import orjson
+import pytest
 
 from proxy.store.documents import Documents, Key
 from proxy.store.sqlite import MEMORY, Store
@@ -164,3 +168,26 @@ async def test_without_a_file_it_is_the_same(tmp_path: Path) -> None:
         owner.put("a", {})
         assert await documents.flush()
         assert owner.found == {}
+
+
+async def test_documents_become_json_in_the_thread_that_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only their last state does, however often they have changed since the last commit."""
+    made: list[tuple[str, Any]] = []
+    dumps = orjson.dumps
+
+    def watched(document: Any) -> bytes:
+        made.append((threading.current_thread().name, document))
+        return dumps(document)
+
+    async with run(tmp_path / "h.db", "one") as (_, documents, owner):
+        monkeypatch.setattr(orjson, "dumps", watched)
+        for n in range(100):
+            owner.put("a", {"n": n})
+        assert made == []
+        assert await documents.flush()
+        monkeypatch.undo()
+    assert ("store", {"n": 99}) in made
+    assert {thread for thread, _ in made} == {"store"}
+    assert {document["n"] for _, document in made} == {99}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -134,3 +135,38 @@ async def test_the_call_goes_to_the_addresses_that_were_checked(monkeypatch: pyt
 def test_pauses_grow_to_a_quarter_of_an_hour() -> None:
     assert [later_s(n) for n in range(1, 5)] == [2.0, 4.0, 8.0, 16.0]
     assert later_s(20) == later_s(10_000) == 900.0
+
+
+@asynccontextmanager
+async def speaking(head: bytes) -> AsyncIterator[int]:
+    """The port of a receiver that says this to every request, and then waits until the caller leaves."""
+    talks: set[asyncio.Task[None]] = set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.current_task())  # type: ignore[arg-type]
+        writer.write(head)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*talks)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"nonsense\r\n\r\n"])
+async def test_a_receiver_that_does_not_end_its_answer_is_left(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing at all, a head without end, no HTTP: the call ends with its time, and no word of the address is told."""
+    monkeypatch.setattr(deliver, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(deliver, "PAUSE_S", 0.0)
+    async with speaking(head) as port, courier() as sender:
+        sent = await sender.post(f"http://127.0.0.1:{port}/secret-path", b"{}", {}, is_guarded=False)
+        assert sent.result == "failed"
+        assert sent.reason
+        assert "secret" not in sent.reason
+
+
+async def test_the_body_of_an_answer_is_not_read() -> None:
+    """It may be of any length, and here it never ends."""
+    async with speaking(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n") as port, courier() as sender:
+        sent = await sender.post(f"http://127.0.0.1:{port}/", b"{}", {}, is_guarded=False)
+        assert sent.result == "delivered"
