@@ -246,7 +246,7 @@ class Machine:
         newer = _fresh(case, case.incident) if case.incident is not None else None
         case.run.follow(incident)
         case.region = case.region or incident.region
-        case.models = dict.fromkeys((*incident.models, *case.models))
+        case.models = dict.fromkeys((*incident.models, *case.models)[:MODELS_MAX])
         case.incident = incident
         if newer is None:
             if not case.signals:

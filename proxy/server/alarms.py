@@ -100,7 +100,7 @@ class Alarms:
         """The listener of the journal. What a window covers is known at its first moment, and not a second later: a
         call that was under way may fail in between."""
         if entry.kind in ("maintenance_started", "maintenance_ended"):
-            self.incidents.tick(self._in_maintenance(self._clock()), self._is_open)
+            self.incidents.tick(self._in_maintenance(self._clock()), self._open_circuits)
         self.incidents.take(entry)
 
     def adopt(self, config: Config) -> None:
@@ -192,6 +192,7 @@ class Alarms:
             wall=self._wall,
             ids=lambda: f"sub_{secrets.token_hex(6)}",
             is_private=self._is_private,
+            recalled=self._documents.recall,
             saved=self._documents.flush,
             refused=self._refused,
         )

@@ -84,6 +84,8 @@ class IncidentRoutes:
     """Whether the host of an address is known to lead to an address that is not public."""
     refused: Callable[[str], None]
     """Counts what met a limit, by code."""
+    recalled: Callable[[], Awaitable[None]]
+    """Waits a moment for what earlier runs have left, where it is not read yet."""
     saved: Callable[[], Awaitable[bool]]
     """Waits until all changes are on disk; False: they are in memory, and written when the store works again."""
 
@@ -106,6 +108,7 @@ class IncidentRoutes:
     # Incidents --------------------------------------------------------------------------------------------------------
 
     async def _list(self, inbound: Inbound) -> Answer:
+        await self.recalled()
         query = Query(inbound)
         days = query.whole("days", 30, 1, DAYS_MAX)
         providers = query.words("provider", self._providers())
@@ -144,6 +147,7 @@ class IncidentRoutes:
         return given
 
     async def _one(self, inbound: Inbound) -> Answer:
+        await self.recalled()
         Query(inbound).finish()
         return told(shown(self._found(inbound.path.rpartition("/")[2]), self.wall()))
 
@@ -156,6 +160,7 @@ class IncidentRoutes:
         return incident
 
     async def _acknowledge(self, inbound: Inbound) -> Answer:
+        await self.recalled()
         given = self._body(inbound, ("by",))
         by = _text(given, "by", 100) or "somebody"
         incident = self._found(inbound.path.rpartition("/")[0].rpartition("/")[2])
@@ -167,6 +172,7 @@ class IncidentRoutes:
     # Subscriptions ----------------------------------------------------------------------------------------------------
 
     async def _subscriptions(self, inbound: Inbound) -> Answer:
+        await self.recalled()
         Query(inbound).finish()
         listed = [_masked(subscription_shown(each)) for each in self.notifier.subscriptions()]
         return told({"subscriptions": listed})
@@ -188,6 +194,7 @@ class IncidentRoutes:
             raise Wrong(400, "private_address", message, param="webhook_url")
 
     async def _unsubscribe(self, inbound: Inbound) -> Answer:
+        await self.recalled()
         id = unquote(inbound.path.rpartition("/")[2])
         known = {each.id: each.from_file for each in self.notifier.subscriptions()}
         if known.get(id):

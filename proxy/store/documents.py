@@ -30,6 +30,8 @@ MARK: Final = "run"
 PAUSE_MIN_S: Final = 0.25
 PAUSE_MAX_S: Final = 5.0
 """Between two tries while the store fails."""
+RECALL_S: Final = 1.0
+"""Longest wait of somebody who asks before the file has been read."""
 
 
 class Documents:
@@ -47,7 +49,19 @@ class Documents:
         self._dirty = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self.is_loaded = False
+        self._is_read = asyncio.Event()
+
+    @property
+    def is_loaded(self) -> bool:
+        """What is on disk is in memory."""
+        return self._is_read.is_set()
+
+    async def recall(self, timeout_s: float = RECALL_S) -> None:
+        """Wait until `is_loaded`, within the timeout: whoever asks in the first moment asks for what was before it."""
+        if not self.is_loaded and self._task is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._is_read.wait()
 
     def follow(
         self,
@@ -122,9 +136,9 @@ class Documents:
             return False
         # What has changed in memory before the file was read is newer.
         documents = {key: parsed(body) for key, body in found if key not in self._changes and key[0] != MARK}
-        self.is_loaded = True
         for loaded in self._loaded:
             loaded(documents)
+        self._is_read.set()
         return True
 
 

@@ -191,3 +191,33 @@ async def test_documents_become_json_in_the_thread_that_writes_them(
     assert ("store", {"n": 99}) in made
     assert {thread for thread, _ in made} == {"store"}
     assert {document["n"] for _, document in made} == {99}
+
+
+async def test_who_asks_in_the_first_moment_gets_what_was_there_before(tmp_path: Path) -> None:
+    async with run(tmp_path / "o.db", "1") as (_, documents, owner):
+        owner.put("a", {"n": 1})
+        assert await documents.flush()
+    store = Store(str(tmp_path / "o.db"))
+    documents = Documents(store, "2")
+    owner = Owner(documents)
+    await documents.recall()  # nothing was begun that could be waited for
+    assert not documents.is_loaded
+    store.start()
+    documents.start()
+    try:
+        await documents.recall(10.0)
+        assert owner.found == {("k", "a"): {"n": 1}}
+    finally:
+        await documents.close()
+        await store.close()
+
+
+async def test_who_asks_does_not_wait_for_a_store_that_cannot_be_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "o.db"))  # it is not started, and answers nothing
+    documents = Documents(store, "1")
+    documents.start()
+    try:
+        await documents.recall(0.01)
+        assert not documents.is_loaded
+    finally:
+        await documents.close(0.01)
