@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 STEP: Final = 128
 """Targets, providers or routes looked at in one go: one or two milliseconds of work."""
+KEYLESS_S: Final = 5.0
+"""A credential that is missing for so long makes its provider "down"."""
 MODELS_TOLD_MAX: Final = 32
 """Models that an event names."""
 
@@ -85,13 +87,17 @@ class HealthBook:
         publish: Callable[[Entry], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        lacks_key: Callable[[str], bool] = lambda provider: False,
     ) -> None:
-        """`publish`: tells entries to the bus."""
+        """`publish`: tells entries to the bus. `lacks_key`: whether the credential of a provider is not there."""
         self.cluster = cluster
         self.layout = layout
         self._publish = publish
         self._clock = clock
         self._wall = wall
+        self._lacks_key = lacks_key
+        self._keyless: dict[str, float] = {}
+        """Since when providers have been without their credential."""
         self._watches: dict[Target, Watch] = {}
         self._states: dict[str, list[TargetState]] = {}
         """Targets by provider, as they were at the last look."""
@@ -113,7 +119,7 @@ class HealthBook:
         """Follow a configuration, the first or another one."""
         self.layout = layout
         self._answers = {}
-        for held in (self._healths, self._probes):
+        for held in (self._healths, self._probes, self._keyless):
             for name in [name for name in held if name not in layout.providers]:
                 del held[name]
         now = self._clock()
@@ -258,11 +264,22 @@ class HealthBook:
         )
 
     def _of_provider(self, name: str, found: list[tuple[TargetState, Reading]]) -> Reading:
+        if self._is_keyless(name):
+            return Reading(status=Status.DOWN, reason=str(Class.AUTH), whole=True)
         reading = combined((reading, state.pulse.good_at) for state, reading in found)
         probed = self._probes.get(name)
         if probed is not None and probed.is_down and reading.status is not Status.DOWN:
             return Reading(status=Status.DOWN, reason="probe", whole=True)
         return reading
+
+    def _is_keyless(self, name: str) -> bool:
+        """Whether a provider's own credential has been missing for so long that it is no matter of the start, or of a
+        file that is being replaced. Every call of it is left out meanwhile."""
+        if not self._lacks_key(name):
+            self._keyless.pop(name, None)
+            return False
+        now = self._clock()
+        return now - self._keyless.setdefault(name, now) >= KEYLESS_S
 
     def reading(self, target: Target) -> Reading:
         """The latest reading of a target."""

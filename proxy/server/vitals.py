@@ -49,7 +49,7 @@ class Vitals:
         none. `history`: whether what happens is kept."""
         self._config = config
         self._upstreams = upstreams
-        self.book = HealthBook(cluster, layout_of(config), publish, clock, wall)
+        self.book = HealthBook(cluster, layout_of(config), publish, clock, wall, self._lacks_key)
         report = HealthReport(self.book, lambda provider: rollup.uptime_24h(provider, wall()), clock, wall)
         self._routes = HealthRoutes(report, self.book, config, history, clock)
         self._stream = HealthStream(journal, report.snapshot, incident_of, wall, config.health.max_subscribers)
@@ -94,6 +94,10 @@ class Vitals:
         """The process leaves: no probe more, and readers of the stream are sent away."""
         self._prober.close()
         self._stream.close()
+
+    def _lacks_key(self, name: str) -> bool:
+        """Whether a provider that is called with the sidecar's own credential has none now."""
+        return self._config.providers[name].credentials == "sidecar" and self._upstreams().lacks_credential(name)
 
     # Probes -----------------------------------------------------------------------------------------------------------
 

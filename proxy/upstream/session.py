@@ -229,6 +229,16 @@ class Upstreams:
                 account.credential.close()
         return made
 
+    def lacks_credential(self, name: str) -> bool:
+        """Whether a provider's own credential was stated and is not there: its file is missing, or nobody has handed it
+        out. Looks at files at most once a second, and builds nothing."""
+        account = self._accounts.get(name)
+        if account is None or (account.key is not None and account.key.read()):
+            return False
+        if account.credential is not None:
+            return not account.credential.ready()
+        return account.key is not None
+
     def built(self) -> list[Upstream]:
         return list(self._built.values())
 

@@ -424,3 +424,23 @@ async def test_rate_limits_are_told_and_pages_of_other_origins_told_nothing(
         async with sidecar.session.ws_connect(f"{sidecar.url}/v1/health/stream", origin=sidecar.url) as socket:
             assert socket._response.headers["Server"] == "outrider"
             assert (await socket.receive_json())["event"] == "snapshot"
+
+
+async def test_a_provider_whose_key_is_missing_is_down_until_the_key_comes(
+    pair: tuple[FakeProvider, FakeProvider], tmp_path: Path
+) -> None:
+    p, f = pair
+    key = tmp_path / "key"
+    tree = config({"p": p.url, "f": f.url})
+    tree["providers"]["p"]["api_key"] = {"file": str(key)}
+    async with Sidecar(tree, tmp_path) as sidecar, watched(sidecar) as watcher:
+        assert (await sidecar.chat()).headers["X-Served-By"] == "f"
+        assert of(await health(sidecar), "p")["status"] == "healthy"  # it may come in a moment
+        _, down = await watcher.until("provider_down", provider="p")
+        assert (down["reason"], down["fallback_provider"]) == ("auth", "f")
+        told = await health(sidecar)
+        assert (told["status"], told["routes"][0]["serving"]) == ("degraded", "f")
+        assert (of(told, "p")["status"], of(told, "p")["reason"]) == ("down", "auth")
+        key.write_text("sk-p-0123456789")
+        await watcher.until("provider_recovered", provider="p")
+        assert (await sidecar.chat()).headers["X-Served-By"] == "p"
