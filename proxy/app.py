@@ -176,7 +176,6 @@ class App:
             dangerous=acts,
             shown=self._status_routes(listen.admin_host).serve,
         )
-        sys.setswitchinterval(float(os.environ.get("SWI", "0.005")))
         self.listeners = await Listeners.open(self._data, admin, listen)
         self.eyes.start()
         self._tick()
