@@ -62,6 +62,7 @@ class Sidecar:
         self.admin_port = 0
         self.lines: list[dict[str, Any]] = []
         """Every log line so far."""
+        self._heard = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self.ready_s = 0.0
@@ -101,6 +102,16 @@ class Sidecar:
         )
         return self
 
+    async def line(self, is_it: Callable[[dict[str, Any]], object], timeout_s: float = 10.0) -> dict[str, Any]:
+        """The first log line of which this holds; it may still be on its way when what it tells of has been seen."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                self._heard.clear()
+                found = next((line for line in self.lines if is_it(line)), None)
+                if found is not None:
+                    return found
+                await self._heard.wait()
+
     async def _read(self, ready: asyncio.Future[dict[str, Any]]) -> None:
         assert self.process.stderr is not None
         raw: list[str] = []
@@ -111,6 +122,7 @@ class Sidecar:
                 raw.append(line.decode(errors="replace"))
                 parsed = {"msg": "raw", "text": raw[-1]}
             self.lines.append(parsed)
+            self._heard.set()
             if parsed.get("msg") == "ready" and not ready.done():
                 ready.set_result(parsed)
         if not ready.done():

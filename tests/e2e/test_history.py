@@ -286,6 +286,7 @@ async def test_a_file_that_cannot_be_written_costs_no_request(tmp_path: Path) ->
                 return bool(told["complete"] and told["events"] and path.exists())
 
             await until(begun_anew)
+            await sidecar.line(lambda _: sum("the store" in line["msg"] for line in sidecar.lines) >= 4)
             logged = [(line["msg"], line.get("trouble")) for line in sidecar.lines if "the store" in line["msg"]]
             assert logged[:2] == [("the store cannot be written", "locked"), ("the store works again", None)]
             assert [msg for msg, _ in logged[2:4]] == ["the store cannot be written", "the store works again"]

@@ -72,7 +72,7 @@ async def test_a_bad_canary_is_withdrawn_by_itself(tmp_path: Path, fault: Fault,
             assert (told["state"], told["reason"]) == ("withdrawn", "errors")
             assert "first calls failed" in told["why"]
             assert told["canary"]["errors"] == told["canary"]["requests"]
-            line = next(line for line in sidecar.lines if line["msg"] == "canary withdrawn")
+            line = await sidecar.line(lambda line: line["msg"] == "canary withdrawn")
             assert (line["route"], line["level"], line["why"]) == ("r", "warning", told["why"])
             assert line["canary_errors"] == told["canary"]["errors"]
             metrics = await sidecar.metrics()

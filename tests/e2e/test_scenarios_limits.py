@@ -322,12 +322,12 @@ async def _target_fault(stage: Stage, fault: Fault, reason: str) -> None:
         other = await stage.chat(p, f, model="gpt-4o-mini")
         assert other.headers["X-Served-By"] == p.name
     else:
-        alerts = [
-            line
-            for line in stage.sidecar.lines
-            if line["msg"].startswith("credential refused") and line["target"].partition("/")[0] == p.name
-        ]
-        assert [line["reason"] for line in alerts] == [reason]
+
+        def is_alert(line: dict[str, Any]) -> bool:
+            return line["msg"].startswith("credential refused") and line["target"].partition("/")[0] == p.name
+
+        await stage.sidecar.line(is_alert)
+        assert [line["reason"] for line in stage.sidecar.lines if is_alert(line)] == [reason]
     await stage.after(p, f)
 
 

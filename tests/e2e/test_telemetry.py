@@ -115,7 +115,7 @@ async def test_a_failover_is_one_trace_of_four_spans(scene: Scene) -> None:
         assert attempt.header("tracestate") is None
         assert attempt.header("baggage") is None
     assert f'traceparent;desc="00-{trace_id}-{server.span_id.hex()}-01"' in answer.headers["Server-Timing"]
-    [line] = [line for line in scene.stage.sidecar.lines if line.get("trace_id") == trace_id]
+    line = await scene.stage.sidecar.line(lambda line: line.get("trace_id") == trace_id)
     assert line["request_id"] == answer.headers["X-Outrider-Request-Id"]
 
 
