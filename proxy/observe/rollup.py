@@ -17,7 +17,7 @@ from proxy.observe.record import RequestRecord
 HOUR_S: Final = 3600
 HOURS_MAX: Final = 48
 """Hours of this run that stay in memory: what is told of the last day while there is no store."""
-PROVIDERS_MAX: Final = 256
+PROVIDERS_MAX: Final = 1024
 STATES: Final = ("healthy", "degraded", "down", "maintenance")
 """What the seconds of a provider are counted as."""
 FAILED: Final = frozenset({"error", "timeout", "exhausted", "truncated", "rejected"})

@@ -16,8 +16,8 @@ Three things are kept, all fed at the moment of the event and not when the reque
   the least that reach the bar of 10. A *keener* sum may take half as much again from one answer; it is for those who
   look (`suspicion`), and wakes nobody.
 
-Measured (1,000 seeds each, one call a second): of targets that become three times slower 998 are noticed within 15
-requests at a p95 of 2.3 medians (s = 0.5), 854 at 3.2 (s = 0.7) and 674 at 3.7 (s = 0.8); the whole table, with what
+Measured (1,000 seeds each, one call a second): of targets that become three times slower 997 are noticed within 15
+requests at a p95 of 2.3 medians (s = 0.5), 861 at 3.2 (s = 0.7) and 697 at 3.7 (s = 0.8); the whole table, with what
 healthy ones raise, is in `docs/decisions/0018-health-is-told-by-likelihood.md`.
 
 The learned median and p95 are held while the sum stands at half its bar or above (for 15 minutes at most), or the slow

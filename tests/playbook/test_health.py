@@ -404,7 +404,7 @@ class Lone:
 
 
 KEY = (False, 0)
-SLOWED = {0.2: (1000, 1000), 0.35: (1000, 1000), 0.5: (985, 998), 0.6: (899, 967), 0.7: (746, 854), 0.8: (566, 674)}
+SLOWED = {0.2: (1000, 1000), 0.35: (1000, 1000), 0.5: (990, 997), 0.6: (924, 973), 0.7: (758, 861), 0.8: (627, 697)}
 """By spread of ln(time): how many of a thousand tripled providers were left, and noticed, when the fifteenth request
 had its answer (`docs/decisions/0018-health-is-told-by-likelihood.md`)."""
 
