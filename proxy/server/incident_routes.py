@@ -8,6 +8,7 @@ refused at once where that can be told, and at every delivery again.
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -266,7 +267,9 @@ def _after(found: list[Incident], cursor: str) -> list[Incident]:
     try:
         last = float(at), id
     except ValueError:
-        raise _bad("cursor", "cursor must be the `next` of an earlier answer") from None
+        last = math.nan, id
+    if not math.isfinite(last[0]):
+        raise _bad("cursor", "cursor must be the `next` of an earlier answer")
     return [each for each in found if (each.started_at, each.id) < last]
 
 

@@ -153,6 +153,7 @@ async def test_every_filter_of_incidents(tmp_path: Path) -> None:
                 ("region=ue", "region", ["must be one of eu, us"]),
                 ("status=closed", "status", ["open, resolved"]),
                 ("cursor=inc_1", "cursor", ["`next` of an earlier answer"]),
+                ("cursor=nan~inc_1", "cursor", ["`next` of an earlier answer"]),
                 ("kind=failover", "kind", ["allowed: days, provider, severity, type, region, status, cursor"]),
             ):
                 await _refused(sidecar, f"/v1/incidents?{query}", param, words)
@@ -403,6 +404,19 @@ async def test_a_refusal_of_the_door_has_the_shape_of_its_path(tmp_path: Path) -
                 answer = await reader.read()
                 writer.close()
                 assert b"\r\nContent-Type: %b\r\n" % kind.encode() in answer, (path, line[:20], answer)
+
+
+async def test_the_largest_page_says_that_there_is_more(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    leave(path, [Entry(id=FIRST + n, at=time.time(), kind="hedge", provider="a") for n in range(1001)])
+    async with (
+        FakeProvider(name="a") as a,
+        Sidecar(config({"a": a.url}, store={"path": str(path)}), tmp_path) as sidecar,
+    ):
+        told = await get(sidecar, "/v1/events?kind=hedge&limit=1000")
+        assert (len(told["events"]), told["next"]) == (1000, str(FIRST + 1))
+        told = await get(sidecar, f"/v1/events?kind=hedge&limit=1000&cursor={told['next']}")
+        assert ([each["id"] for each in told["events"]], told["next"]) == ([FIRST], None)
 
 
 async def test_a_moment_and_a_cursor_of_nought_are_given(tmp_path: Path) -> None:
