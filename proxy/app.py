@@ -44,7 +44,7 @@ from proxy.server.incident_routes import guard
 from proxy.server.listeners import Listeners
 from proxy.server.operations import Operations
 from proxy.server.reload import NEVER_RELOADED, Reloader, Report, Source, never_changes
-from proxy.server.status import PAGES, Front, Status
+from proxy.server.status import PAGES, Front, Status, dialect_of
 from proxy.store.sqlite import Store
 from proxy.upstream.connector import Resolver
 from proxy.upstream.session import Upstreams
@@ -165,7 +165,16 @@ class App:
         )
         listen = self.config.listen
         front = Front(self._status_routes(listen.data_host), self.dispatcher.serve, self.dispatcher.unwelcome)
-        self._data = build_data_server(front, listen, self._clock, self._ids, self._refused, held=self.held)
+        self._data = build_data_server(
+            front,
+            listen,
+            self._clock,
+            self._ids,
+            self._refused,
+            held=self.held,
+            dialect_of=dialect_of,
+            is_open=lambda: not self.config.listen.auth_tokens,
+        )
         acts = self.operations.routes()
         admin = build_admin_server(
             state,

@@ -399,17 +399,16 @@ class HealthBook:
         more than such a provider does; ``maintenance``: there is no other route."""
         if self.overall is not Status.DOWN or not self.cluster.absences:
             return str(self.overall)
-        now = self._clock()
         judged = [
-            route.status
-            for route in self.routes
-            if route.status is not Status.DOWN or not self._is_out(route.name, now)
+            route.status for route in self.routes if route.status is not Status.DOWN or not self.is_out(route.name)
         ]
         return str(worst(judged)) if judged else "maintenance"
 
-    def _is_out(self, route: str, now: float) -> bool:
+    def is_out(self, route: str) -> bool:
         """Whether an operator has taken out whatever could answer a route."""
-        known = self.layout.providers
+        if not self.cluster.absences:
+            return False
+        known, now = self.layout.providers, self._clock()
         targets = [
             Target(link.provider, link.model)
             for link in self.layout.routes[route]

@@ -29,6 +29,7 @@ OUTCOMES: Final = (
     "error",
     "timeout",
     "exhausted",
+    "maintenance",
     "truncated",
     "drained",
 )
@@ -199,7 +200,9 @@ class Metrics:
 
     def _request(self, record: RequestRecord) -> None:
         route = record.route
-        outcome = "exhausted" if record.result == "rejected" else record.result
+        outcome: str = record.result
+        if outcome == "rejected":
+            outcome = "maintenance" if record.is_announced else "exhausted"
         self.requests.add((route, outcome))
         self.duration.observe((route,), record.total_ms / 1000)
         if record.first_content_ms is not None and record.stream:

@@ -92,3 +92,8 @@ class RequestRecord:
     """The trace that it belongs to; None: none that we know of."""
     traced: Traced | None = None
     """None: it has no spans of ours."""
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether nobody took it, and nothing but announced maintenance stood in the way."""
+        return self.result == "rejected" and {reason for _, reason in self.skipped} - {"trigger"} == {"maintenance"}

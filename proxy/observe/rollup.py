@@ -194,7 +194,7 @@ class Rollup:
         """What a plain success does not have."""
         if record.result in FAILED:
             hour.failed += 1
-            hour.announced += record.result == "rejected" and _is_announced(record)
+            hour.announced += record.is_announced
         elif record.result == "client_error":
             hour.client_errors += 1
         elif record.result != "ok":
@@ -272,11 +272,6 @@ class Rollup:
                 holder = hour if not provider else hour.providers.get(provider)
                 add(total, holder.seconds if holder is not None else {})
         return uptime_percent(total)
-
-
-def _is_announced(record: RequestRecord) -> bool:
-    """Whether nothing but announced maintenance stood in the way of a request that nobody took."""
-    return {reason for _, reason in record.skipped} - {"trigger"} == {"maintenance"}
 
 
 def uptime_percent(seconds: Mapping[str, float]) -> float | None:

@@ -8,6 +8,9 @@ opened by signals and fed by failed attempts:
   (a refused key, a rate limit) lapse when they have not been renewed for a while.
 * **Failures** alone open nothing but rate limits, of which the fifth in a minute does. They give the beginning, the
   evidence and the numbers: an incident begins with the first failure of the run that led to the signal.
+* **Refusals** of callers by a cool-down are no failures of the provider, who was not asked. But callers that have been
+  turned away for half a minute are as many rate limits to them: a told wait of 20 s, renewed again and again, is never
+  the fifth in a minute, and the provider looks well in between.
 
 When the last signal has ended the case is quiet for `HOLD_S`, so that a provider that comes and goes makes one incident
 and not ten; after that the incident is resolved, and it ended when the last signal did. What is in announced
@@ -324,19 +327,38 @@ class Machine:
         return (provider, "") in self._out or (provider, model) in self._out
 
     def _met(self, sign: Met, family: Family) -> list[Change]:
-        """A request that was kept away from the provider counts while an incident is open, and says nothing else."""
+        """A request that was kept away from the provider counts while an incident is open, and says nothing else but
+        that callers are turned away."""
         case = self._cases.get((sign.provider, family))
-        if case is None or case.incident is None:
+        if case is None:
+            return []
+        if family is Family.RATE_LIMITING and sign.is_visible:
+            return self._turned_away(case, sign)
+        if case.incident is None:
             return []
         case.run.meet(sign)
         return _counted(case, sign.at)
+
+    def _turned_away(self, case: _Case, sign: Met) -> list[Change]:
+        """A caller got the rate limit. A row of them is a sign, as long as nothing else says the same."""
+        _go_on(case, sign.at)
+        run = case.run
+        run.started_at, run.last_at = run.started_at or sign.at, sign.at
+        run.meet(sign)
+        lasts_s = sign.at - run.started_at
+        has_other = any(signal is not Signal.LIMITED for signal, _ in case.signals)
+        if has_other or run.visible < LIMITED_ERRORS or lasts_s < SLOW_RIPE_S:
+            return _counted(case, sign.at)
+        reason = f"{run.visible} callers turned away within {lasts_s:.0f} s"
+        return self._troubled(
+            Trouble(at=sign.at, provider=sign.provider, signal=Signal.LIMITED, region=sign.region, reason=reason)
+        )
 
     def _failed(self, sign: Failed, family: Family) -> list[Change]:
         case = self._case(sign.provider, family)
         if case is None:
             return []
-        if case.incident is None and not case.signals and sign.at - case.run.last_at > GAP_S:
-            case.run = _Run()
+        _go_on(case, sign.at)
         case.run.fail(sign)
         case.region = sign.region or case.region
         case.meets(sign.model)
@@ -449,6 +471,12 @@ class Machine:
         text = f"nobody has acknowledged it for {(now - incident.opened_at) / 60:.0f} min"
         case.incident = _noted(replace(incident, reminders=incident.reminders + 1), now, "unacknowledged", text)
         return (_change(case, "unacknowledged", now),)
+
+
+def _go_on(case: _Case, now: float) -> None:
+    """Begin another run after a pause, while nothing is known to be wrong."""
+    if case.incident is None and not case.signals and now - case.run.last_at > GAP_S:
+        case.run = _Run()
 
 
 def _lapse(case: _Case, now: float) -> None:

@@ -12,7 +12,6 @@ be loopback as well (`ecosystem.md` 3.9). A request with an `Origin` comes from 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +22,7 @@ import orjson
 from proxy.base.exchange import Inbound
 from proxy.dialects.errors import problem
 from proxy.server.door import HeldBytes, build_data_server
+from proxy.server.pages import is_loopback_peer
 from proxy.server.protocol import DataServer
 from proxy.server.reload import Report, answer
 from proxy.server.reply import Headers, Reply
@@ -63,25 +63,6 @@ class AdminState:
 
 Route = Callable[[Inbound], Awaitable[tuple[int, Headers, bytes]]]
 """One more GET or POST route of the admin port: status, headers, body."""
-
-
-def is_loopback_peer(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether both ends of the connection are loopback addresses; False for anything that cannot be told."""
-    if transport is None:
-        return False
-    return all(_is_loopback(transport.get_extra_info(end)) for end in ("peername", "sockname"))
-
-
-def _is_loopback(name: Any) -> bool:
-    if not isinstance(name, tuple) or not name:
-        return False
-    try:
-        address = ipaddress.ip_address(str(name[0]).partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
 
 
 class Admin:

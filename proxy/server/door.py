@@ -27,6 +27,7 @@ from multidict import CIMultiDictProxy
 
 from proxy.base.exchange import Inbound, Sink, WriteTimeout
 from proxy.dialects.errors import Dialect, caller_dialect, problem
+from proxy.server.pages import REBOUND, is_from_here, is_our_port, page_fault
 from proxy.server.protocol import MAX_TARGET_BYTES, Connection, DataServer, self_check
 from proxy.server.reply import Reply, render_head
 
@@ -136,7 +137,11 @@ def _check_bytes(raw: tuple[tuple[bytes, bytes], ...], max_header_bytes: int) ->
     if len(flat) + 4 * len(raw) > max_header_bytes:
         raise Refused(431, "header_too_large", f"the header fields have more than {max_header_bytes} bytes together")
     if flat.translate(None, _TEXT):
-        raise Refused(400, "invalid_header_value", "a header value holds a control character or a non-ASCII byte")
+        name = next(name for name, value in raw if (name + value).translate(None, _TEXT))
+        told = name.decode("ascii", "replace")
+        raise Refused(
+            400, "invalid_header_value", f"the value of the header {told} holds a control character or a non-ASCII byte"
+        )
     if b"_" in flat:
         for name, _ in raw:
             if b"_" in name and name.lower().replace(b"_", b"-") in _FRAMING_LOOKALIKES:
@@ -223,6 +228,7 @@ class Door:
         *,
         held: HeldBytes,
         dialect_of: Callable[[str], Dialect],
+        is_open: Callable[[], bool],
         write_timeout_s: float,
         buffer_bytes: int,
     ) -> None:
@@ -231,6 +237,7 @@ class Door:
         self._on_refused = on_refused
         self._held = held
         self._dialect_of = dialect_of
+        self._is_open = is_open
         self._write_timeout_s = write_timeout_s
         self._buffer_bytes = buffer_bytes
         self._max_header_bytes = listen.max_header_kb * 1024
@@ -271,6 +278,8 @@ class Door:
                 max_header_bytes=self._max_header_bytes,
                 max_body_bytes=self._max_body_bytes,
             )
+            if (fault := page_fault(request.method, request.headers)) and self._is_page(fault, request, connection):
+                raise Refused(403, "foreign_page", fault)
             waits = check_expect(request.headers, request.version)
             if path == "*":
                 connection.spoilt |= not content.is_eof()
@@ -296,6 +305,13 @@ class Door:
             self._refuse(no, request, connection, reply)
         finally:
             self._held.give(taken[0])
+
+    def _is_page(self, fault: str, request: web.BaseRequest, connection: Connection) -> bool:
+        """Whether a fault of `page_fault` is one here: the port is open to its host, and it is its host that calls."""
+        transport = connection.transport
+        if not self._is_open() or not is_from_here(transport):
+            return False
+        return fault is not REBOUND or is_our_port(request.headers.get(hdrs.HOST, ""), transport)
 
     async def _run(self, inbound: Inbound, reply: Reply) -> None:
         """The outermost border: whatever happens inside, the caller gets one answer or a cut connection."""
@@ -432,6 +448,7 @@ def build_data_server(
     *,
     held: HeldBytes | None = None,
     dialect_of: Callable[[str], Dialect] = caller_dialect,
+    is_open: Callable[[], bool] = lambda: True,
     write_timeout_s: float = 60.0,
     buffer_bytes: int = 256 * 1024,
 ) -> DataServer:
@@ -439,9 +456,10 @@ def build_data_server(
 
     `serve` gets every admitted request and must answer it through its sink; it is cancelled when the caller leaves.
     `clock` gives monotonic seconds, `ids` a new request id, `on_refused` counts refusals (and dropped answer headers)
-    by code. `held` is shared with whoever else holds bodies; None: an own cap of 256 MiB. `write_timeout_s` and
-    `buffer_bytes` hold for answers whose `serve` did not call `Sink.pace`. Raises RuntimeError when aiohttp did not
-    take the settings.
+    by code. `held` is shared with whoever else holds bodies; None: an own cap of 256 MiB. `dialect_of` tells the shape
+    of an error by path, `is_open` whether the port asks for no token: then web pages are looked at (see `pages`).
+    `write_timeout_s` and `buffer_bytes` hold for answers whose `serve` did not call `Sink.pace`. Raises RuntimeError
+    when aiohttp did not take the settings.
     """
     door = Door(
         serve,
@@ -450,6 +468,7 @@ def build_data_server(
         on_refused,
         held=held or HeldBytes(),
         dialect_of=dialect_of,
+        is_open=is_open,
         write_timeout_s=write_timeout_s,
         buffer_bytes=buffer_bytes,
     )

@@ -183,9 +183,9 @@ def _filter(query: Query, limit: int) -> Filter:
     is_id = given.isdigit() and len(given) >= ID_DIGITS
     since_id = query.whole("since", 0, 0, 1 << 62) if is_id else None
     since = query.moment("since", 0.0) if given and not is_id else None
-    until = query.moment("until", 0.0) or None
+    until = query.moment("until", None)
     oldest_first = bool(given)
-    cursor = query.whole("cursor", 0, 0, 1 << 62) or None
+    cursor = query.whole("cursor", None, 0, 1 << 62)
     if oldest_first and cursor is not None:
         since_id = cursor
     return Filter(

@@ -8,6 +8,7 @@ refused at once where that can be told, and at every delivery again.
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from proxy.observe.notify import SUBSCRIPTIONS_MAX, Notifier
 from proxy.observe.subscriptions import subscription_shown
 from proxy.policy.incident import SEVERITIES, Incident, Severity, Type
 from proxy.policy.notice import ADDRESS_OF, CHANNELS, EMAIL, PHONE, Channel, Subscription, address_fault
+from proxy.server.pages import authority_of, name_of
 from proxy.server.reply import Reply
 from proxy.server.status import Answer, Query, Route, Wrong, told
 
@@ -44,12 +46,13 @@ def guard(config: Callable[[], Config], host: str) -> Callable[[Inbound, Reply],
 
     def refusal(inbound: Inbound, reply: Reply) -> str:
         given = {name.lower(): value for name, value in inbound.headers}
-        origin = given.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("ascii", "replace")).netloc.encode() != given.get(b"host"):
+        is_page = b"origin" in given
+        authority = authority_of(given.get(b"origin", b"").decode("ascii", "replace"))
+        if is_page and authority != given.get(b"host", b"").decode("ascii", "replace").lower():
             return "this route does not answer the pages of other sites"
         if not needs_token:
             # To its browser a page is at home here when its name has come to mean this host (DNS rebinding).
-            if origin is not None and not is_loopback(urlsplit(origin.decode("ascii", "replace")).hostname or ""):
+            if is_page and not is_loopback(name_of(authority)):
                 return "on a port that is loopback this route answers pages of this host only"
             return ""
         tokens = config().listen.admin_tokens
@@ -264,7 +267,9 @@ def _after(found: list[Incident], cursor: str) -> list[Incident]:
     try:
         last = float(at), id
     except ValueError:
-        raise _bad("cursor", "cursor must be the `next` of an earlier answer") from None
+        last = math.nan, id
+    if not math.isfinite(last[0]):
+        raise _bad("cursor", "cursor must be the `next` of an earlier answer")
     return [each for each in found if (each.started_at, each.id) < last]
 
 

@@ -45,6 +45,8 @@ FORCED_S: Final = 300.0
 DRILL_S: Final = 30.0
 ACT_S_MAX: Final = 86_400.0
 WINDOW_S_MAX: Final = 366 * 86_400.0
+MOMENT_MAX: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""With an offset a date may lie beyond the last year that can be shown."""
 DRAINS_MAX: Final = 256
 _STATES: Final = {"open": Forced.OPEN, "close": Forced.CLOSED, "auto": Forced.NONE}
 
@@ -432,7 +434,7 @@ class Parameters:
             found = datetime.fromisoformat(value) if isinstance(value, str) else None
         except ValueError:
             found = None
-        if found is None or found.tzinfo is None:
+        if found is None or found.tzinfo is None or not 0.0 <= found.timestamp() < MOMENT_MAX:
             raise _bad(f"{name} must be a date and time with its offset, such as 2026-03-01T02:00:00Z")
         return found.timestamp()
 
@@ -449,7 +451,11 @@ def _finite(seconds: float) -> float | None:
 
 
 def _iso(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(min(max(wall, 0.0), MOMENT_MAX), UTC)
+        .isoformat(timespec="seconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def _shown(window: Window, wall: float) -> dict[str, Any]:

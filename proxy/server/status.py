@@ -14,17 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
 
 from proxy.base.exchange import Inbound
 from proxy.config.checks import nearest
-from proxy.dialects.errors import problem
+from proxy.dialects.errors import Dialect, caller_dialect, problem
 from proxy.server.reply import Headers, Reply
 
 Answer = tuple[int, Headers, bytes]
+Default = TypeVar("Default", int, float, None)
+"""What a parameter is that is not given."""
 Route = Callable[[Inbound], Awaitable[Answer]]
 """Status, headers and body for a request; raises `Wrong` for one that cannot be answered."""
 Live = Callable[[Inbound, Reply], Awaitable[None]]
@@ -134,6 +136,11 @@ def is_ours(path: str) -> bool:
     return path in PAGES
 
 
+def dialect_of(path: str) -> Dialect:
+    """The shape of the errors that the door of the data port makes for a path, be it malformed."""
+    return "problem" if is_ours(path) else caller_dialect(path)
+
+
 class Front:
     """The `serve` of the data port: our own paths here, all others to the dispatcher."""
 
@@ -195,7 +202,7 @@ class Query:
                 raise _bad(name, f"{name}: {word[:50]!r} is none of {', '.join(among)}{nearest(word[:50], among)}")
         return found
 
-    def whole(self, name: str, default: int, least: int, most: int) -> int:
+    def whole(self, name: str, default: Default, least: int, most: int) -> int | Default:
         """A whole number."""
         self._asked.append(name)
         value = self._given.get(name, "")
@@ -206,7 +213,7 @@ class Query:
             raise _bad(name, f"{name} must be a whole number from {least} to {most}")
         return number
 
-    def moment(self, name: str, default: float) -> float:
+    def moment(self, name: str, default: Default) -> float | Default:
         """Unix seconds: a date and time with its offset, or the seconds themselves."""
         self._asked.append(name)
         value = self._given.get(name, "")

@@ -145,14 +145,21 @@ class Vitals:
         providers = GaugeMetricFamily(
             "outrider_provider_health", "0 healthy, 1 degraded, 2 down.", labels=["provider", "region"]
         )
+        text = "1: an operator has taken all of it out (announced maintenance, a drain)."
+        out = GaugeMetricFamily("outrider_provider_out", text, labels=["provider"])
         for name, known in self.book.layout.providers.items():
             if not known.disabled:
                 providers.add_metric([name, known.region], _NUMBER[self.book.health(name).status])
+                out.add_metric([name], float(self.book.is_absent(name)))
         yield providers
+        yield out
         routes = GaugeMetricFamily("outrider_route_health", "0 healthy, 1 degraded, 2 down.", labels=["route"])
+        routes_out = GaugeMetricFamily("outrider_route_out", text, labels=["route"])
         for route in self.book.routes:
             routes.add_metric([route.name], _NUMBER[route.status])
+            routes_out.add_metric([route.name], float(self.book.is_out(route.name)))
         yield routes
+        yield routes_out
         probes = CounterMetricFamily(
             "outrider_probes", "Active probes by what they found.", labels=["provider", "result"]
         )

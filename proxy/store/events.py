@@ -40,7 +40,7 @@ class Filter:
     kinds: tuple[str, ...] = ()
     request_id: str = ""
     limit: int = 100
-    """At most `LIMIT_MAX`."""
+    """At most `LIMIT_MAX`, and one more, which tells whether there are more."""
     oldest_first: bool = False
 
 
@@ -56,7 +56,7 @@ def select(connection: sqlite3.Connection, wanted: Filter) -> list[dict[str, Any
     order = "ASC" if wanted.oldest_first else "DESC"
     rows = connection.execute(
         f"SELECT {', '.join(COLUMNS)} FROM entries {where}ORDER BY id {order} LIMIT ?",
-        (*values, min(wanted.limit, LIMIT_MAX)),
+        (*values, min(wanted.limit, LIMIT_MAX + 1)),
     )
     return [_fields(row) for row in rows]
 

@@ -76,6 +76,15 @@ async def test_while_all_of_a_route_is_out_the_whole_is_not_down(tmp_path: Path)
             assert (answer.status, answer.error["code"]) == (503, "no_target_available")
         within = await grown(sidecar, "", "maintenance", 0.03)
         assert within["downtime"] == 0.0
+        async with sidecar.session.get(f"{sidecar.admin}/metrics") as response:
+            scraped = (await response.text()).splitlines()
+        for line in (
+            'outrider_requests_total{outcome="maintenance",route="default"} 3.0',
+            'outrider_requests_total{outcome="exhausted",route="default"} 0.0',
+            'outrider_provider_out{provider="p"} 1.0',
+            'outrider_route_out{route="default"} 1.0',
+        ):
+            assert line in scraped, line
         told = await get(sidecar, "/v1/uptime?days=1")
         assert (told["overall"]["requests"]["judged"], told["overall"]["requests"]["failed"]) == (1, 0)
         assert told["overall"]["error_budget"]["left_percent"] == 100.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import time
@@ -152,6 +153,7 @@ async def test_every_filter_of_incidents(tmp_path: Path) -> None:
                 ("region=ue", "region", ["must be one of eu, us"]),
                 ("status=closed", "status", ["open, resolved"]),
                 ("cursor=inc_1", "cursor", ["`next` of an earlier answer"]),
+                ("cursor=nan~inc_1", "cursor", ["`next` of an earlier answer"]),
                 ("kind=failover", "kind", ["allowed: days, provider, severity, type, region, status, cursor"]),
             ):
                 await _refused(sidecar, f"/v1/incidents?{query}", param, words)
@@ -328,6 +330,106 @@ def _open_to_all(provider: FakeProvider) -> dict[str, Any]:
     return config({provider.name: provider.url}, notify={"allow_private": True})
 
 
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Chrome/156.0.0.0", "Accept-Language": ""}
+"""What is left of a browser's read within its own origin when the page empties all it may."""
+READING = (
+    "/", "/v1/health", "/v1/events", "/v1/explain/req_1", "/v1/incidents", "/v1/incidents/subscriptions",
+    "/v1/analytics", "/v1/uptime", "/v1/capabilities", "/v1/health/stream",
+)  # fmt: skip
+OF_THE_DATA_PORT = ("/v1/models", "/a/v1/files")
+OF_THE_ADMIN_PORT = ("/status", "/config", "/metrics", "/livez")
+
+
+@pytest.mark.parametrize("admin_host", ["127.0.0.1", "0.0.0.0"])
+async def test_a_page_that_has_no_business_here_reads_nothing_and_calls_no_model(
+    admin_host: str, tmp_path: Path
+) -> None:
+    listen = {"data": {"host": "127.0.0.1", "port": 0}, "admin": {"host": admin_host, "port": 0}}
+    async with FakeProvider(name="a") as a, Sidecar(config({"a": a.url}, listen=listen), tmp_path) as sidecar:
+        for base, port, more in (
+            (sidecar.url, sidecar.data_port, OF_THE_DATA_PORT),
+            (sidecar.admin, sidecar.admin_port, OF_THE_ADMIN_PORT),
+        ):
+            name, own = f"evil.example:{port}", f"localhost:{port}"
+            foreign = {"Host": own, "Origin": "https://evil.example"}
+            for path in (*READING, *more):
+                for headers in ({"Host": name, **BROWSER}, foreign, {"Host": name, "Origin": f"http://{name}"}):
+                    async with sidecar.session.get(base + path, headers=headers) as response:
+                        told = await response.json(content_type=None)
+                        assert (response.status, "access-control-allow-origin" in response.headers) == (403, False)
+                        problem = told if port == sidecar.admin_port or path in READING else told["error"]
+                        assert problem["code"] == "foreign_page", path
+            socket = {**foreign, "Connection": "Upgrade", "Upgrade": "websocket"}
+            async with sidecar.session.get(f"{base}/v1/health/stream", headers=socket) as response:
+                assert response.status == 403
+            # Whoever is at home, and programs under a name of their own.
+            for headers in ({"Host": own, **BROWSER}, {"Host": name}, {"Host": own, "Origin": "http://localhost:3000"}):
+                async with sidecar.session.get(f"{base}/v1/health", headers=headers) as response:
+                    assert response.status == 200, headers
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+        for headers, status in (
+            ({"Host": f"localhost:{sidecar.data_port}", "Origin": "https://evil.example"}, 403),
+            ({"Host": f"evil.example:{sidecar.data_port}", "Origin": f"http://evil.example:{sidecar.data_port}"}, 403),
+            ({"Host": f"localhost:{sidecar.data_port}", "Origin": "http://localhost:3000"}, 200),
+            ({"Host": "llm.shop.example"}, 200),
+        ):
+            sent = {**headers, "Content-Type": "text/plain"}
+            path = f"{sidecar.url}/v1/chat/completions"
+            async with sidecar.session.post(path, data=body, headers=sent) as response:
+                assert response.status == status, headers
+        assert a.attempts_total == 2
+
+
+async def test_a_page_with_a_token_may_come_from_anywhere(tmp_path: Path) -> None:
+    listen = {"data": {"port": 0}, "admin": {"port": 0}, "auth_tokens": ["app-0123456789"]}
+    async with FakeProvider(name="a") as a, Sidecar(config({"a": a.url}, listen=listen), tmp_path) as sidecar:
+        page = {"Origin": "https://app.shop.example", "Authorization": "Bearer app-0123456789"}
+        for headers, status in ((page, 200), ({"Origin": "https://app.shop.example"}, 401)):
+            async with sidecar.session.get(f"{sidecar.url}/v1/health", headers=headers) as response:
+                assert response.status == status
+
+
+async def test_a_refusal_of_the_door_has_the_shape_of_its_path(tmp_path: Path) -> None:
+    async with FakeProvider(name="a") as a, Sidecar(config({"a": a.url}), tmp_path) as sidecar:
+        for path, kind in (
+            ("/v1/health", "application/problem+json"),
+            ("/v1/explain/x", "application/problem+json"),
+            ("/", "application/problem+json"),
+            ("/v1/models", "application/json"),
+        ):
+            # By our own check, by the parser, and by the length of the head.
+            for line in (b"X-Team: caf\xc3\xa9", b"X Team: a", b"X-Team: " + b"a" * 40_000):
+                reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.data_port)
+                writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % (path.encode(), line))
+                answer = await reader.read()
+                writer.close()
+                assert b"\r\nContent-Type: %b\r\n" % kind.encode() in answer, (path, line[:20], answer)
+
+
+async def test_the_largest_page_says_that_there_is_more(tmp_path: Path) -> None:
+    path = tmp_path / "o.db"
+    leave(path, [Entry(id=FIRST + n, at=time.time(), kind="hedge", provider="a") for n in range(1001)])
+    async with (
+        FakeProvider(name="a") as a,
+        Sidecar(config({"a": a.url}, store={"path": str(path)}), tmp_path) as sidecar,
+    ):
+        told = await get(sidecar, "/v1/events?kind=hedge&limit=1000")
+        assert (len(told["events"]), told["next"]) == (1000, str(FIRST + 1))
+        told = await get(sidecar, f"/v1/events?kind=hedge&limit=1000&cursor={told['next']}")
+        assert ([each["id"] for each in told["events"]], told["next"]) == ([FIRST], None)
+
+
+async def test_a_moment_and_a_cursor_of_nought_are_given(tmp_path: Path) -> None:
+    async with FakeProvider(name="a") as a, Sidecar(config({"a": a.url}), tmp_path) as sidecar:
+        a.default = Fault(status=500)
+        await sidecar.chat()
+        for query, finds in (("", True), ("until=0", False), ("cursor=0", False), ("until=", True), ("cursor=", True),
+                             ("since=0", True), ("since=0&cursor=0", True)):  # fmt: skip
+            async with sidecar.session.get(f"{sidecar.url}/v1/events?{query}") as response:
+                told = await response.json()
+                assert bool(told.get("events")) is finds, (query, told)
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}"])
 async def test_a_page_whose_name_leads_here_changes_nothing(host: str, tmp_path: Path) -> None:
     """DNS rebinding: a page of evil.example, whose name now means 127.0.0.1, is at home on our port to its browser."""
@@ -338,6 +440,7 @@ async def test_a_page_whose_name_leads_here_changes_nothing(host: str, tmp_path:
                 for headers, expected in (
                     ({"Host": name, "Origin": f"http://{name}"}, 403),
                     ({"Host": f"localhost:{port}", "Origin": "null"}, 403),
+                    ({"Host": f"localhost:{port}", "Origin": "http://["}, 403),
                     ({"Host": f"localhost:{port}", "Origin": f"http://localhost:{port + 1}"}, 403),
                     ({"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}, status),
                 ):

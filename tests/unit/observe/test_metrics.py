@@ -190,6 +190,24 @@ def test_nobody_answered() -> None:
     assert not [key for key in samples(made) if key[0].startswith("gen_ai_client_operation_duration_seconds_")]
 
 
+@pytest.mark.parametrize(
+    ("skipped", "outcome"),
+    [
+        ((("a", "maintenance"),), "maintenance"),
+        ((("a", "maintenance"), ("b", "maintenance"), ("c", "trigger")), "maintenance"),
+        ((("a", "maintenance"), ("b", "circuit_open")), "exhausted"),
+        ((("a", "drained"),), "exhausted"),
+        ((), "exhausted"),
+    ],
+)
+def test_what_only_announced_maintenance_turned_away_is_counted_apart(
+    skipped: tuple[tuple[str, str], ...], outcome: str
+) -> None:
+    made = metrics()
+    made.take(record(result="rejected", attempts=(), served_by="", served_model="", skipped=skipped))
+    assert value(made, "outrider_requests_total", route="chat", outcome=outcome) == 1.0
+
+
 def test_other_events_are_not_counted() -> None:
     made = metrics()
     before = samples(made)

@@ -192,6 +192,77 @@ def test_a_few_rate_limits_are_the_days_business_and_many_are_an_incident() -> N
     assert world.last.ended_at == T + LIMITED_ERRORS - 1, "it ended with the last refusal, not when we gave up waiting"
 
 
+def turned_away(*at: float, error: str = "rate_limit", **over: Any) -> list[Sign]:
+    """Callers whose requests ended with a rate limit that nobody asked the provider for."""
+    return [
+        Met(
+            at=T + each, provider="a", model="m", region="", error=error, request_id=f"w{each}", is_visible=True, **over
+        )
+        for each in at
+    ]
+
+
+def test_callers_that_are_turned_away_for_a_limit_are_an_incident_after_half_a_minute() -> None:
+    world = World()
+    assert world.tell(failed(0.0, "rate_limit", is_visible=True)) == []
+    # A told wait of 20 s, renewed by one call each time: never the fifth rate limit in a minute.
+    assert world.tell(*turned_away(*range(1, 20))) == [], "a short cool-down is the day's business"
+    assert world.tell(failed(20.0, "rate_limit", is_visible=True), *turned_away(*range(21, 30))) == []
+    assert world.tell(*turned_away(30)) == ["opened"]
+    (incident,) = world.machine.open()
+    assert (incident.type, incident.started_at) == (Type.RATE_LIMITING, T)
+    assert incident.user_visible_errors == 31
+    assert incident.timeline[0].text == "rate limited: 31 callers turned away within 30 s"
+    for second in range(31, 200):
+        world.tell(*turned_away(second))
+        world.tick(second)
+    assert len(world.machine.open()) == 1, "it holds as long as callers are turned away"
+    assert "resolved" not in [change.kind for change in world.changes]
+    assert "resolved" in world.tick(199 + 61)
+    assert world.last.ended_at == T + 199, "it ended with the last refusal"
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        [failed(0.0, "rate_limit"), *turned_away(*range(1, 7))],
+        [failed(0.0, "rate_limit"), *turned_away(10, 20, 30)],
+        [failed(0.0, "rate_limit"), *turned_away(10, 20, 20 + GAP_S + 1, 50, 60)],
+        [failed(0.0, "server_error"), *turned_away(*range(1, 60))],
+        [failed(0.0, "rate_limit"), *turned_away(*range(1, 60), error="circuit_open")],
+        [
+            failed(0.0, "rate_limit"),
+            *(
+                Met(
+                    at=T + n,
+                    provider="a",
+                    model="m",
+                    region="",
+                    error="rate_limit",
+                    request_id=f"f{n}",
+                    failed_over=True,
+                )
+                for n in range(1, 60)
+            ),
+        ],
+    ],
+    ids=["six in six seconds", "a few", "with a pause", "no limit", "a circuit", "fallbacks answered"],
+)
+def test_what_is_no_row_of_callers_turned_away(signs: list[Sign]) -> None:
+    world = World()
+    assert world.tell(*signs) == []
+
+
+def test_an_empty_account_is_not_told_twice_by_the_callers_it_turns_away() -> None:
+    world = World()
+    world.tell(failed(0.0, "quota_exceeded"), trouble(0.0, Signal.QUOTA))
+    world.tell(*turned_away(*range(1, 60), error="quota_exceeded"))
+    (incident,) = world.machine.open()
+    assert [each.what for each in incident.timeline if each.what == "signal"] == []
+    assert world.tell(over(60.0, Signal.QUOTA)) == []
+    assert world.tick(61.0 + HOLD_S) == ["resolved"]
+
+
 def test_a_refused_key_and_an_empty_account_are_incidents_at_once() -> None:
     world = World()
     assert world.tell(trouble(0, Signal.CREDENTIAL, reason="auth")) == ["opened"]

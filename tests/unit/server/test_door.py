@@ -21,9 +21,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.base.exchange import Inbound, Sink
 from proxy.config.compiled import Listen
-from proxy.server.admin import AdminState, build_admin_server, is_loopback_peer
+from proxy.server.admin import AdminState, build_admin_server
 from proxy.server.door import HeldBytes, Refused, build_data_server, check_head, check_target
 from proxy.server.listeners import BindError, Listeners
+from proxy.server.pages import is_loopback_peer
 from proxy.server.protocol import DataServer, self_check
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -136,6 +137,12 @@ def test_what_two_parsers_could_read_differently_is_refused(field: tuple[str, st
     with pytest.raises(Refused) as refused:
         head(field)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("field", [("X-Team", "caf\u00e9"), ("X-Team", "a\x01b")])
+def test_a_bad_value_is_told_by_the_name_of_its_header(field: tuple[str, str]) -> None:
+    with pytest.raises(Refused, match="the value of the header X-Team holds a control character or a non-ASCII byte"):
+        head(("X-A", "b"), field, ("X-C", "d"))
 
 
 @pytest.mark.parametrize("name", ["Authorization", "x-api-key", "Content-Encoding"])

@@ -96,6 +96,8 @@ def bench() -> Bench:
             400,
             "is over already",
         ),
+        ("/maintenance", {"provider": "p", "until": "9999-12-31T23:59:59-23:59"}, 400, "with its offset"),
+        ("/maintenance", {"provider": "p", "from": "0001-01-01T00:00:00+23:59", "for_s": 5}, 400, "with its offset"),
         ("/maintenance", {"route": "q", "for_s": 5}, 404, "there is no route 'q'"),
         ("/maintenance", {"cancel": "m9"}, 404, "no window 'm9'"),
         ("/maintenance", {"provider": "p", "for_s": 5, "note": "a\nb"}, 400, "note must be a text in one line"),
@@ -168,6 +170,13 @@ async def test_a_canary_is_withdrawn_and_resumed_by_hand(bench: Bench) -> None:
     assert not rollout.takes("r", None, lambda: 0.0)
     assert (await bench.post("/canary/r/resume"))[1]["state"] == "running"
     assert [event.state.value for event in bench.events] == ["withdrawn", "running"]
+
+
+async def test_a_window_of_the_file_that_ends_after_the_last_year_can_be_shown(bench: Bench) -> None:
+    stated = "from: '2023-11-14T00:00:00Z', until: '9999-12-31T23:59:59-23:59'"
+    bench.operations.adopt(configuration(FILE + f"maintenance: [{{provider: v2, {stated}}}]\n"))
+    (window,) = bench.operations.status(bench.now)["maintenance"]
+    assert (window["active"], window["until"]) == (True, "9999-12-31T00:00:00Z")
 
 
 async def test_a_reload_keeps_what_it_does_not_change(bench: Bench) -> None:
