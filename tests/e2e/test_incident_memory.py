@@ -42,7 +42,12 @@ async def test_an_open_incident_is_resumed_after_a_kill_and_not_doubled(tmp_path
             other.execute("BEGIN EXCLUSIVE")
             async with Sidecar(tree, tmp_path) as sidecar:
                 await outage(sidecar, a)
-                (second,) = await soon(lambda: incidents(sidecar))
+
+                async def all_counted() -> Any:
+                    found = await incidents(sidecar)
+                    return found if found and found[0]["affected_requests"] == 8 else None
+
+                (second,) = await soon(all_counted)
                 assert second["id"] != first["id"], "nothing is known of the first one yet"
                 other.execute("ROLLBACK")
                 other.close()

@@ -113,10 +113,16 @@ async def test_an_outage_is_told_from_its_beginning_to_its_end(tmp_path: Path) -
             ids = [hook.json["id"] for hook in hooks]
             assert len(ids) == len(set(ids))
             assert [hook.headers["X-Outrider-Delivery"] for hook in hooks] == ids
-            samples = await sidecar.metrics()
+
+            async def counted() -> Any:  # the last one is counted when its answer has come
+                samples = await sidecar.metrics()
+                delivered = samples['outrider_notifications_total{channel="webhook",result="delivered"}']
+                return samples if delivered >= len(hooks) else None
+
+            samples = await soon(counted)
+            assert samples['outrider_notifications_total{channel="webhook",result="delivered"}'] == len(hooks)
             assert samples["outrider_incidents_total"] == 1
             assert samples["outrider_incidents_open"] == 0
-            assert samples['outrider_notifications_total{channel="webhook",result="delivered"}'] == len(hooks)
 
 
 async def test_a_receiver_that_was_away_gets_everything_and_nothing_twice_under_two_ids(tmp_path: Path) -> None:
@@ -247,8 +253,11 @@ async def test_an_address_of_the_file_that_is_not_public_is_refused_at_delivery(
                 return samples['outrider_notifications_total{channel="webhook",result="never"}']
 
             assert await soon(is_refused) == 1
-            events = await get(sidecar, "/v1/events?kind=notification_failed")
-            assert "public" in json.dumps(events)
+
+            async def told() -> Any:
+                return (await get(sidecar, "/v1/events?kind=notification_failed"))["events"]
+
+            assert "public" in json.dumps(await soon(told))
             assert receiver.hooks == []
 
 
@@ -399,7 +408,7 @@ async def test_a_data_port_beyond_loopback_wants_its_token_to_read_and_an_admin_
             )
             assert b"0123456789" not in answer.body
             assert a.attempts == [], "no token reaches a provider"
-            assert all("0123456789" not in json.dumps(line) for line in sidecar.lines)
+        assert "0123456789" not in json.dumps(sidecar.lines)
 
 
 async def test_announced_maintenance_is_no_incident(tmp_path: Path) -> None:
@@ -414,6 +423,9 @@ async def test_announced_maintenance_is_no_incident(tmp_path: Path) -> None:
             for _ in range(10):
                 assert (await sidecar.chat(headers=POLICY_T)).status == 200
             assert a.attempts_total == 0
-            kinds = [entry["kind"] for entry in (await get(sidecar, "/v1/events"))["events"]]
-            assert "maintenance_started" in kinds
+
+            async def begun() -> Any:
+                return (await get(sidecar, "/v1/events?kind=maintenance_started"))["events"]
+
+            await soon(begun)
             assert await incidents(sidecar) == []

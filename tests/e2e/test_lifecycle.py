@@ -35,12 +35,7 @@ def has_ipv6() -> bool:
 
 async def logged(sidecar: Sidecar, msg: str) -> dict[str, Any]:
     """The first log line with this text, once it is there."""
-    async with asyncio.timeout(10):
-        while True:
-            for line in sidecar.lines:
-                if line["msg"] == msg:
-                    return line
-            await asyncio.sleep(0.005)
+    return await sidecar.line(lambda line: line["msg"] == msg)
 
 
 async def ended(sidecar: Sidecar, within_s: float = 10.0) -> int:
@@ -182,7 +177,7 @@ async def test_a_job_ends(tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             assert await job.wait() == 0
         assert await ended(sidecar, 5.0) == 0
-        assert not [line for line in sidecar.lines if line["msg"] == "lingering"]
+    assert not [line for line in sidecar.lines if line["msg"] == "lingering"]
 
 
 # Starting -------------------------------------------------------------------------------------------------------------
