@@ -138,9 +138,9 @@ async def test_a_plain_container_leaves_at_last_by_itself_or_when_told(tmp_path:
             folder.mkdir()
             async with Sidecar(plain(p.url, **shutdown), folder) as sidecar:
                 assert (await sidecar.chat()).status == 200  # the app holds a connection to the end
+                began = time.monotonic()  # of the linger; the log line may be late
                 sidecar.process.send_signal(signal.SIGTERM)
                 await logged(sidecar, "lingering")
-                began = time.monotonic()
                 if told is not None:
                     sidecar.process.send_signal(told)
                 elif name == "quit":
