@@ -95,7 +95,13 @@ async def test_a_failover_can_be_asked_for_in_every_form(tmp_path: Path) -> None
         ]
         assert all(dial["end_ms"] >= dial["start_ms"] >= 0 for dial in told["attempts"])
         plain = await stage.chat(well)
-        told = await get(sidecar, f"/v1/explain/{plain.headers['X-Outrider-Request-Id']}")
+
+        async def explained() -> Any:
+            path = f"/v1/explain/{plain.headers['X-Outrider-Request-Id']}"
+            async with sidecar.session.get(sidecar.admin + path) as response:
+                return await response.json() if response.status == 200 else None
+
+        told = await until(explained)
         assert [dial["outcome"] for dial in told["attempts"]] == ["ok"]
         await _sums(sidecar)
         await _refusals(sidecar)

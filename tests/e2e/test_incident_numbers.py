@@ -77,8 +77,13 @@ async def test_many_errors_of_one_cause_are_one_incident_with_the_callers_number
         assert severities == sorted(severities, key=["low", "medium", "high", "critical"].index)
         assert severities[-1] == "critical"
         assert all(verified(hook, "whsec-0123456789") for hook in receiver.hooks)
-        kinds = [each["kind"] for each in (await get(sidecar, "/v1/events?since=0&limit=1000"))["events"]]
-        assert kinds.count("incident_opened") == len(await incidents(sidecar))
+        opened = {each["id"] for each in await incidents(sidecar)}
+
+        async def recorded() -> Any:
+            found = (await get(sidecar, "/v1/events?since=0&limit=1000&kind=incident_opened"))["events"]
+            return found if len(found) >= len(opened) else None
+
+        assert sorted(each["detail"]["incident"] for each in await soon(recorded)) == sorted(opened)
 
 
 async def test_what_became_of_requests_that_an_open_circuit_kept_away(tmp_path: Path) -> None:

@@ -35,12 +35,7 @@ def has_ipv6() -> bool:
 
 async def logged(sidecar: Sidecar, msg: str) -> dict[str, Any]:
     """The first log line with this text, once it is there."""
-    async with asyncio.timeout(10):
-        while True:
-            for line in sidecar.lines:
-                if line["msg"] == msg:
-                    return line
-            await asyncio.sleep(0.005)
+    return await sidecar.line(lambda line: line["msg"] == msg)
 
 
 async def ended(sidecar: Sidecar, within_s: float = 10.0) -> int:
@@ -143,9 +138,9 @@ async def test_a_plain_container_leaves_at_last_by_itself_or_when_told(tmp_path:
             folder.mkdir()
             async with Sidecar(plain(p.url, **shutdown), folder) as sidecar:
                 assert (await sidecar.chat()).status == 200  # the app holds a connection to the end
+                began = time.monotonic()  # of the linger; the log line may be late
                 sidecar.process.send_signal(signal.SIGTERM)
                 await logged(sidecar, "lingering")
-                began = time.monotonic()
                 if told is not None:
                     sidecar.process.send_signal(told)
                 elif name == "quit":
@@ -182,7 +177,7 @@ async def test_a_job_ends(tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             assert await job.wait() == 0
         assert await ended(sidecar, 5.0) == 0
-        assert not [line for line in sidecar.lines if line["msg"] == "lingering"]
+    assert not [line for line in sidecar.lines if line["msg"] == "lingering"]
 
 
 # Starting -------------------------------------------------------------------------------------------------------------

@@ -123,7 +123,12 @@ async def test_a_refused_key_raises_exactly_one_at_once(tmp_path: Path) -> None:
         for _ in range(20):
             answers.append(await sidecar.chat())
         assert {answer.status for answer in answers} == {200}
-        (found,) = await incidents(sidecar)
+
+        async def all_counted() -> Any:
+            found = await incidents(sidecar)
+            return found if found[0]["affected_requests"] >= 40 else None
+
+        (found,) = await soon(all_counted)
         assert (found["type"], found["severity"], found["provider"]) == ("credential", "high", "a")
         assert (found["affected_requests"], found["failed_over"], found["user_visible_errors"]) == (40, 40, 0)
         assert a.attempts_total <= 20, "those that were under way, and none after"

@@ -76,6 +76,7 @@ async def test_circuits_are_forced_for_a_time(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while (await sidecar.chat(headers={"X-Route": "lone"})).status != 200:
                 await asyncio.sleep(0.01)
+        await sidecar.line(lambda _: len(logged(sidecar, "circuit forced")) >= 4)
         assert [line["state"] for line in logged(sidecar, "circuit forced")] == ["open", "close", "auto", "open"]
 
 
@@ -132,8 +133,7 @@ async def test_maintenance_is_announced_holds_and_ends(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
             while (await sidecar.chat()).headers["X-Served-By"] != "p":
                 await asyncio.sleep(0.05)
-            while len(logged(sidecar, "maintenance ends")) < 3:
-                await asyncio.sleep(0.05)
+            await sidecar.line(lambda _: len(logged(sidecar, "maintenance ends")) >= 3)
         assert len(logged(sidecar, "maintenance announced")) == len(logged(sidecar, "maintenance begins")) == 3
         assert f.attempts_total >= 2
 

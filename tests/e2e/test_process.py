@@ -105,9 +105,7 @@ async def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
             call = asyncio.create_task(sidecar.chat())
             await p.wait_attempts(1)
             sidecar.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(5):
-                while not any(line["msg"] == "draining" for line in sidecar.lines):
-                    await asyncio.sleep(0.005)
+            await sidecar.line(lambda line: line["msg"] == "draining")
             loop = asyncio.get_running_loop()
             began = loop.time()
             sidecar.process.send_signal(signal.SIGINT)

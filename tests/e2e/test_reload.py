@@ -245,7 +245,7 @@ async def test_what_needs_a_restart_is_told_and_tokens_are_not_dropped(tmp_path:
             assert (await reload(sidecar))[0] == 200
             assert (await sidecar.chat(headers=shown)).status == 401
             assert (await sidecar.chat(headers={"Authorization": "Bearer token-two"})).status == 200
-        assert any(line["msg"] == "configuration waits for a restart" for line in sidecar.lines)
+        await sidecar.line(lambda line: line["msg"] == "configuration waits for a restart")
 
 
 async def test_reload_is_dangerous(tmp_path: Path) -> None:
