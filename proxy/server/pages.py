@@ -10,9 +10,9 @@ What tells them, each with what a page cannot leave out or invent:
 * `Origin`, which every POST, WebSocket and cross-site read of a browser has, names a host that is not this one. That it
   equals `Host` proves nothing when it is a name of the public DNS; an address or a name without a dot does prove it,
   since nobody can let those mean something else.
-* `Sec-Fetch-Site: cross-site` without `Origin`, unless somebody has followed a link. Neither counts for a body of JSON: a
-  browser asks another site before it sends one, and we never allow it. It comes from a gateway that passes its callers'
-  headers on.
+* `Sec-Fetch-Site: cross-site` without `Origin`, unless somebody has followed a link. Neither counts for a body of JSON:
+  a browser asks another site before it sends one, and we never allow it. It comes from a gateway that passes its
+  callers' headers on.
 * A read within one origin has neither, and over plain HTTP to a public name no `Sec-Fetch-*` at all. There a browser is
   known by `Accept-Language`, which a page can empty but not remove (Chromium, tried), or by `Mozilla/`, and it is
   refused when `Host` is a name that may have been rebound. Programs that are no browsers send neither; Node's `fetch`
