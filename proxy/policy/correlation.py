@@ -16,7 +16,7 @@ maintenance neither opens nor feeds an incident.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -215,8 +215,15 @@ class Machine:
         """Signs of causes that found no room."""
 
     def open(self) -> list[Incident]:
-        """The incidents that are open, with their numbers of now."""
-        return [_fresh(case, case.incident) for case in self._cases.values() if case.incident is not None]
+        """The incidents that are open, with the numbers that were told last."""
+        return [case.incident for case in self._cases.values() if case.incident is not None]
+
+    def present(self, incident: Incident) -> Incident:
+        """`incident` with its numbers of now, while it is open."""
+        case = self._cases.get((incident.provider, incident.family))
+        if case is None or case.incident is None or case.incident.id != incident.id:
+            return incident
+        return _fresh(case, case.incident)
 
     def changed(self, most: int) -> list[Incident]:
         """At most so many incidents whose numbers have changed since they were told or asked for here."""
@@ -286,17 +293,22 @@ class Machine:
     def tick(self, now: float, out: frozenset[tuple[str, str]] = frozenset()) -> list[Change]:
         """What time alone brings; once a second. `out`: what is in announced maintenance, as (provider, model) with an
         empty model for all of them."""
+        return [change for changes in self.ticks(now, out) for change in changes]
+
+    def ticks(self, now: float, out: frozenset[tuple[str, str]] = frozenset()) -> Iterator[list[Change]]:
+        """As `tick`, cause by cause: signs may come in between."""
         self._out = out
-        changes: list[Change] = []
         for key, case in list(self._cases.items()):
+            if self._cases.get(key) is not case:
+                continue  # it was forgotten meanwhile
             _lapse(case, now)
-            changes += self._judge(case, now)
+            changes = self._judge(case, now)
             if case.incident is not None:
                 changes += _numbers(case, now)
                 changes += self._remind(case, now)
             elif not case.signals and now - case.run.last_at > RUN_S_MAX:
                 del self._cases[key]
-        return changes
+            yield changes
 
     def acknowledge(self, id: str, by: str, now: float) -> Incident | None:
         """Somebody looks after it; None: there is no open incident of this id. The first word counts."""

@@ -25,6 +25,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from proxy.base.exchange import Inbound, WriteTimeout
 from proxy.observe.entry import Entry, iso, to_json
 from proxy.observe.journal import Journal
+from proxy.observe.turns import Turns
 from proxy.server.reply import Reply
 from proxy.server.status import Query, Wrong
 
@@ -104,10 +105,11 @@ class Reader:
 class Begin:
     """How a reader begins."""
 
-    snapshot: dict[str, Any]
+    snapshot: bytes
+    """JSON."""
     id: int
     """Number that the snapshot stands for: what comes behind it is newer."""
-    missed: list[Told]
+    missed: list[Entry]
 
 
 class HealthStream:
@@ -116,12 +118,13 @@ class HealthStream:
     def __init__(
         self,
         journal: Journal,
-        snapshot: Callable[[], Awaitable[dict[str, Any]]],
+        snapshot: Callable[[], Awaitable[tuple[bytes, int]]],
         incident_of: Callable[[str], str],
         wall: Callable[[], float],
         max_subscribers: int,
     ) -> None:
-        """`incident_of`: id of the open incident of a provider, empty for none."""
+        """`snapshot`: as JSON, with the number of the last event before it. `incident_of`: id of the open incident of a
+        provider, empty for none."""
         self.max_subscribers = max_subscribers
         self._journal = journal
         self._snapshot = snapshot
@@ -186,10 +189,13 @@ class HealthStream:
         # A number that is still to come was given by another process (a replica behind one address), or before the
         # clock went back: nobody here knows what followed it.
         is_strange = since > journal.last_id
-        id = journal.last_id if is_strange else since or journal.last_id
-        missed = [self._told(entry) for entry in journal.recent(since) if entry.kind in NAMES] if since else []
-        has_missed = bool(since) and (since + 1 < journal.oldest_id or is_strange)
-        return Begin(snapshot={**await self._snapshot(), "missed": has_missed}, id=id, missed=missed)
+        queued_from = journal.last_id
+        snapshot, made_at = await self._snapshot()
+        # One that was made for another reader a moment ago does not know what has happened since.
+        id = since if since and not is_strange else min(made_at, queued_from)
+        has_missed = is_strange or (id < queued_from and id + 1 < journal.oldest_id)
+        missed = [entry for entry in journal.recent(id) if entry.kind in NAMES and entry.id <= queued_from]
+        return Begin(snapshot=snapshot[:-1] + b',"missed":%b}' % _json(has_missed), id=id, missed=missed)
 
     def _told(self, entry: Entry) -> Told:
         """An entry as an event; what its kind has of its own stands beside the rest."""
@@ -211,9 +217,12 @@ class HealthStream:
         ]
         reply.pace(write_timeout_s=HEARTBEAT_S, buffer_bytes=BUFFER_BYTES)
         await reply.begin(200, headers)
-        await reply.write(_sse("snapshot", _json(begin.snapshot), begin.id))
-        for told in begin.missed:
+        await reply.write(_sse("snapshot", begin.snapshot, begin.id))
+        turns = Turns()
+        for entry in begin.missed:
+            told = self._told(entry)
             await reply.write(_sse(told.name, told.json, told.id))
+            await turns.pause()
         while True:
             has_come = await reader.wait(HEARTBEAT_S)
             if self._closing:
@@ -260,9 +269,11 @@ class HealthStream:
         begin: Begin,
         listening: asyncio.Task[None],
     ) -> None:
-        await _send(socket, _json({"event": "snapshot", "id": begin.id, **begin.snapshot}))
-        for told in begin.missed:
-            await _send(socket, told.json)
+        await _send(socket, b'{"event":"snapshot","id":%d,' % begin.id + begin.snapshot[1:])
+        turns = Turns()
+        for entry in begin.missed:
+            await _send(socket, self._told(entry).json)
+            await turns.pause()
         while not listening.done():
             has_come = await reader.wait(HEARTBEAT_S)
             if self._closing:
@@ -288,7 +299,7 @@ async def _until_closed(socket: web.WebSocketResponse, reader: Reader) -> None:
     reader.wake()
 
 
-def _json(event: Mapping[str, Any]) -> bytes:
+def _json(event: Mapping[str, Any] | bool) -> bytes:
     return orjson.dumps(event, default=str)
 
 
