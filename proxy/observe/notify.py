@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from proxy.observe.entry import Entry, iso
@@ -52,6 +53,9 @@ SENDING_MAX: Final = 16
 """Places that are sent to at the same time."""
 STEP: Final = 16
 """Letters written in one go: about a quarter of a millisecond."""
+SAVED_MAX: Final = 32
+"""Digests that wait and have taken something in, written within a second. All of them at each change would be gigabytes
+in the outage of a hundred providers: a killed process may lose some seconds of what a digest tells."""
 UNTOLD_MAX: Final = 1000
 """Changes whose letters are still to be written; beyond them new ones are dropped and counted."""
 NOTICES_MAX: Final = 100
@@ -109,6 +113,8 @@ class Notifier:
         self._lines: dict[Place, _Line] = {}
         self._noise: dict[str, Noise] = {}
         self._tasks: dict[Place, asyncio.Task[None]] = {}
+        self._unsaved: dict[str, Place] = {}
+        """Digests by id that have taken in what is not written."""
         self._untold: deque[Change] = deque()
         self._round = Round()
         self._is_closed = False
@@ -204,7 +210,7 @@ class Notifier:
                 room -= self._write((subscription.id, channel), notice, due[subscription.id], now)
             yield
         if due:
-            self.tick()
+            self._send()
 
     def _write(self, place: Place, notice: Mapping[str, Any], due_at: float, now: float) -> int:
         """A new letter, or one more notice in a digest that waits; how many letters more there are."""
@@ -213,7 +219,8 @@ class Notifier:
             (each for each in letters.values() if due_at > now and each.due_at > now and _is_open(each)), None
         )
         if gathering is not None:
-            letter = replace(gathering, notices=(*gathering.notices, notice))
+            letters[gathering.id] = replace(gathering, notices=(*gathering.notices, notice))
+            self._unsaved.setdefault(gathering.id, place)
         else:
             letter = Letter(
                 id=self._ids(),
@@ -223,7 +230,7 @@ class Notifier:
                 due_at=due_at,
                 notices=(notice,),
             )
-        self._keep(letter)
+            self._keep(letter)
         return int(gathering is None)
 
     def _keep(self, letter: Letter) -> None:
@@ -239,7 +246,19 @@ class Notifier:
     # Sending ----------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Once a second, and after every new letter: begin to send where something is due."""
+        """Once a second: save what digests have taken in, and begin to send where something is due."""
+        self._save(SAVED_MAX)
+        self._send()
+
+    def _save(self, most: int) -> None:
+        """Write at most so many digests that have changed, those first that wait longest."""
+        for id in list(islice(self._unsaved, most)):
+            line = self._lines.get(self._unsaved.pop(id))
+            if line is not None and id in line.letters:
+                self._keep(line.letters[id])
+
+    def _send(self) -> None:
+        """Also after every new letter: begin to send where something is due."""
         now = self._wall()
         for place, line in self._lines.items():
             if self._is_closed or len(self._tasks) >= SENDING_MAX:
@@ -289,6 +308,7 @@ class Notifier:
         """Stop sending. What was not delivered is in the store."""
         self._is_closed = True
         self._round.end()
+        self._save(len(self._unsaved))
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -385,3 +385,29 @@ async def test_changes_whose_letters_wait_are_bounded(monkeypatch: pytest.Monkey
     assert world.counted == {("webhook", "dropped"): 2 * module.STEP}
     assert world.notifier.waiting == 3 * 2 * module.STEP  # one was being written, two waited
     await world.notifier.close()
+
+
+async def test_digests_are_written_a_few_at_a_time_and_all_at_the_end() -> None:
+    world = World()
+    world.gate.clear()
+    world.notifier.adopt([], digest_after=1, digest_s=600.0)
+    many = 2 * module.SAVED_MAX + 3
+    for n in range(many):
+        world.subscribe(f"s{n}")
+    for n in range(3):
+        world.notifier.told(change(id=f"i{n}"))
+        await world.written()
+    written: list[str] = []
+    put = world.notifier._put
+    world.notifier._put = lambda kind, id, document: written.append(id) or put(kind, id, document)  # type: ignore[func-returns-value]
+
+    def sizes() -> list[int]:
+        return sorted(len(document["notices"]) for key, document in world.disk.items() if key[0] == "letter")
+
+    assert sizes() == [1] * (2 * many), "the second change made a digest, the third is in memory"
+    world.notifier._save(module.SAVED_MAX)
+    assert sizes() == [1] * (2 * many - module.SAVED_MAX) + [2] * module.SAVED_MAX
+    assert len(written) == module.SAVED_MAX
+    await world.notifier.close()
+    assert sizes() == [1] * many + [2] * many
+    assert len(written) == len(set(written)) == many
