@@ -105,9 +105,11 @@ class Incidents:
             self._apply(changes)
             if place % STEP == 0:
                 yield
-        for incident in self._machine.changed(SAVED_MAX):
-            self._known[incident.id] = incident
-            self._put(KIND, incident.id, document(incident))
+        for _ in range(SAVED_MAX // STEP):
+            yield
+            for incident in self._machine.changed(STEP):
+                self._known[incident.id] = incident
+                self._put(KIND, incident.id, document(incident))
 
     def adopt(self, providers: Iterable[str], remind_s: float) -> None:
         """Follow a configuration that has these providers."""

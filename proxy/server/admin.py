@@ -22,6 +22,7 @@ import orjson
 
 from proxy.base.exchange import Inbound
 from proxy.dialects.errors import problem
+from proxy.observe.turns import Turns
 from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.protocol import DataServer
 from proxy.server.reload import Report, answer
@@ -154,7 +155,12 @@ class Admin:
         return _json(self._state.config())
 
     async def _status(self, _: Inbound) -> tuple[int, Headers, bytes]:
-        return _json(await self._state.status())
+        told, turns = await self._state.status(), Turns()
+        targets = []
+        for target in told.get("targets", ()):
+            targets.append(orjson.Fragment(orjson.dumps(target, default=str)))
+            await turns.pause()
+        return _json({**told, "targets": targets})
 
     async def _metrics(
         self, render: Callable[[bool], Awaitable[bytes]], inbound: Inbound

@@ -106,7 +106,7 @@ class Begin:
     """How a reader begins."""
 
     snapshot: bytes
-    """JSON."""
+    """JSON, without the bracket at its beginning."""
     id: int
     """Number that the snapshot stands for: what comes behind it is newer."""
     missed: list[Entry]
@@ -195,7 +195,7 @@ class HealthStream:
         id = since if since and not is_strange else min(made_at, queued_from)
         has_missed = is_strange or (id < queued_from and id + 1 < journal.oldest_id)
         missed = [entry for entry in journal.recent(id) if entry.kind in NAMES and entry.id <= queued_from]
-        return Begin(snapshot=snapshot[:-1] + b',"missed":%b}' % _json(has_missed), id=id, missed=missed)
+        return Begin(snapshot=b'"missed":%b,%b' % (_json(has_missed), snapshot[1:]), id=id, missed=missed)
 
     def _told(self, entry: Entry) -> Told:
         """An entry as an event; what its kind has of its own stands beside the rest."""
@@ -217,7 +217,7 @@ class HealthStream:
         ]
         reply.pace(write_timeout_s=HEARTBEAT_S, buffer_bytes=BUFFER_BYTES)
         await reply.begin(200, headers)
-        await reply.write(_sse("snapshot", begin.snapshot, begin.id))
+        await reply.write(b"id: %d\nevent: snapshot\ndata: {%b\n\n" % (begin.id, begin.snapshot))
         turns = Turns()
         for entry in begin.missed:
             told = self._told(entry)
@@ -269,7 +269,7 @@ class HealthStream:
         begin: Begin,
         listening: asyncio.Task[None],
     ) -> None:
-        await _send(socket, b'{"event":"snapshot","id":%d,' % begin.id + begin.snapshot[1:])
+        await _send(socket, b'{"event":"snapshot","id":%d,%b' % (begin.id, begin.snapshot))
         turns = Turns()
         for entry in begin.missed:
             await _send(socket, self._told(entry).json)

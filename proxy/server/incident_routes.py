@@ -24,6 +24,7 @@ from proxy.observe.incident_json import shown
 from proxy.observe.incidents import Incidents
 from proxy.observe.notify import SUBSCRIPTIONS_MAX, Notifier
 from proxy.observe.subscriptions import subscription_shown
+from proxy.observe.turns import Turns
 from proxy.policy.incident import SEVERITIES, Incident, Severity, Type
 from proxy.policy.notice import ADDRESS_OF, CHANNELS, EMAIL, PHONE, Channel, Subscription, address_fault
 from proxy.server.reply import Reply
@@ -130,9 +131,11 @@ class IncidentRoutes:
         ]
         page = _after(found, cursor)
         following = _cursor(page[PAGE - 1]) if len(page) > PAGE else None
-        return told(
-            {"incidents": [shown(self.incidents.present(each), now) for each in page[:PAGE]], "next": following}
-        )
+        turns, listed = Turns(), []
+        for each in page[:PAGE]:
+            listed.append(shown(self.incidents.present(each), now))
+            await turns.pause()
+        return told({"incidents": listed, "next": following})
 
     def _providers(self) -> list[str]:
         """Names that may be asked for: configured ones, and those of incidents."""
