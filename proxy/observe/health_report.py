@@ -71,13 +71,13 @@ class HealthReport:
         self._clock = clock
         self._wall = wall
         self._last_id = last_id
-        self._kept = b"{}", 0
+        self._kept = b"}", 0
         self._kept_until = clock()
         self._making = asyncio.Lock()
 
     async def recent(self) -> tuple[bytes, int]:
-        """`snapshot` as JSON, and the number of the last event before it was begun. Where there are many targets it is
-        up to `KEPT_S` old, and the same for all who ask."""
+        """`snapshot` as JSON without the bracket at its beginning, and the number of the last event before it was begun.
+        Where there are many targets it is up to `KEPT_S` old, and the same for all who ask."""
         if self._book.cluster.known <= GLANCE_MAX:
             return await self._made()
         async with self._making:
@@ -85,6 +85,8 @@ class HealthReport:
             if now >= self._kept_until:
                 self._kept = await self._made()
                 self._kept_until = now + KEPT_S
+            # One who asks after the other: to send half a megabyte takes a millisecond.
+            await asyncio.sleep(0)
             return self._kept
 
     async def _made(self) -> tuple[bytes, int]:
@@ -94,7 +96,7 @@ class HealthReport:
         for provider in snapshot["providers"]:
             providers.append(orjson.Fragment(orjson.dumps(provider, default=str)))
             await turns.pause()
-        return orjson.dumps({**snapshot, "providers": providers}, default=str), number
+        return orjson.dumps({**snapshot, "providers": providers}, default=str)[1:], number
 
     async def snapshot(self) -> dict[str, Any]:
         """How everything is now. Every model is told of one moment; where there are many, of one after the other."""

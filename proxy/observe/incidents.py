@@ -92,6 +92,7 @@ class Incidents:
         """Once a second, with a pause after every `STEP` causes. `out`: what is in announced maintenance, as (provider,
         model or empty for all of them); `open_circuits`: whose circuit is open or half open, since one that a reload
         has forgotten never tells; None: whoever was told to be open still is."""
+        yield
         now = self._wall()
         known = self._machine.circuits()
         if known and open_circuits is not None:

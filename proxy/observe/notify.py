@@ -113,6 +113,8 @@ class Notifier:
         self._lines: dict[Place, _Line] = {}
         self._noise: dict[str, Noise] = {}
         self._tasks: dict[Place, asyncio.Task[None]] = {}
+        self._shared: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+        """Notices of letters that were read within this second."""
         self._unsaved: dict[str, Place] = {}
         """Digests by id that have taken in what is not written."""
         self._untold: deque[Change] = deque()
@@ -247,6 +249,7 @@ class Notifier:
 
     def tick(self) -> None:
         """Once a second: save what digests have taken in, and begin to send where something is due."""
+        self._shared.clear()
         self._save(SAVED_MAX)
         self._send()
 
@@ -337,8 +340,15 @@ class Notifier:
             if letter is None or letter.subscription not in self._subscriptions:
                 self._put(LETTER, id, None)
             else:
+                letter = replace(letter, notices=tuple(map(self._same, letter.notices)))
                 self._lines.setdefault((letter.subscription, letter.channel), _Line()).letters.setdefault(id, letter)
-        self.tick()
+        self._send()
+
+    def _same(self, notice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The one of all equal notices that is kept: hundreds of digests may tell the same."""
+        incident = notice.get("incident")
+        id = incident.get("id") if isinstance(incident, Mapping) else None
+        return self._shared.setdefault((str(id), str(notice.get("kind")), str(notice.get("at"))), notice)
 
 
 def _is_open(letter: Letter) -> bool:

@@ -90,7 +90,7 @@ class HealthRoutes:
 
     async def _health(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
-        return status.sent((await self._report.recent())[0])
+        return status.sent(b"{" + (await self._report.recent())[0])
 
     async def _capabilities(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()

@@ -146,17 +146,23 @@ class Documents:
         for begin in range(0, max(1, len(found)), STEP):
             # What has changed in memory before it was told is newer. There may be thousands: requests go between.
             part = found[begin : begin + STEP]
-            documents = {key: body for key, body in part if key not in self._changes and key not in self._flying}
+            documents = await asyncio.to_thread(_parsed, part)
+            for key in [key for key in documents if key in self._changes or key in self._flying]:
+                del documents[key]
             for loaded in self._loaded:
                 loaded(documents)
-            await asyncio.sleep(0)
         self._is_read.set()
         return True
 
 
-def _all(connection: sqlite3.Connection) -> list[tuple[Key, Document]]:
+def _all(connection: sqlite3.Connection) -> list[tuple[Key, bytes]]:
     rows = connection.execute("SELECT kind, id, body FROM documents WHERE kind <> ?", (MARK,))
-    return [((kind, id), parsed(body)) for kind, id, body in rows]
+    return [((kind, id), body) for kind, id, body in rows]
+
+
+def _parsed(part: Iterable[tuple[Key, bytes]]) -> dict[Key, Document]:
+    """A few at a time, in a thread: all of them may be hundreds of megabytes of small objects."""
+    return {key: parsed(body) for key, body in part}
 
 
 def _apply(connection: sqlite3.Connection, run: str, changes: Mapping[Key, Document | None], *, is_whole: bool) -> bool:

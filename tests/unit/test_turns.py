@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -220,7 +221,7 @@ async def test_who_asks_goes_on_when_the_one_who_asked_first_has_left(monkeypatc
     monkeypatch.setattr(turns, "TURN_S", 0.0)
     await asyncio.sleep(0)
     first.cancel()
-    assert orjson.loads((await second)[0])["status"] == "healthy"
+    assert orjson.loads(b"{" + (await second)[0])["status"] == "healthy"
     assert first.cancelled()
 
 
@@ -386,14 +387,40 @@ async def test_readers_who_come_together_share_a_snapshot_and_miss_nothing(monke
         return await snapshot()
 
     monkeypatch.setattr(report, "snapshot", counted)
-    first = await asyncio.gather(*(vitals._stream._begin(0) for _ in range(100)))
+    first = await asyncio.gather(*(vitals._stream._begin(0, crowd.app.eyes.journal.last_id) for _ in range(100)))
     crowd.app.eyes.tell("provider_down", provider="a", detail={"status": "down"})
-    late = await vitals._stream._begin(0)
+    late = await vitals._stream._begin(0, crowd.app.eyes.journal.last_id)
     assert len(made) == 1
     assert {begin.snapshot for begin in first} == {late.snapshot}
     assert [len(begin.missed) for begin in first] == [0] * 100
     assert late.missed[0].kind == "provider_down"
     assert late.id == first[0].id < late.missed[0].id
+
+
+async def test_what_happens_between_a_readers_coming_and_its_snapshot_is_told_once() -> None:
+    crowd = Crowd(1)
+    eyes, written = crowd.app.eyes, bytearray()
+
+    class Told:
+        connection = SimpleNamespace(reset=lambda: None)
+
+        def pace(self, **_: float) -> None:
+            pass
+
+        async def begin(self, *_: object) -> None:
+            eyes.tell("provider_down", provider="a", detail={"status": "down"})
+
+        async def write(self, data: bytes) -> None:
+            written.extend(data)
+
+    inbound = SimpleNamespace(query="", headers=[])
+    task = asyncio.create_task(eyes.vitals._stream.serve(inbound, Told()))  # type: ignore[arg-type]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert written.count(b"event: snapshot") == written.count(b"event: provider_down") == 1
+    assert written.index(b"event: snapshot") < written.index(b"event: provider_down")
 
 
 # One thread -----------------------------------------------------------------------------------------------------------

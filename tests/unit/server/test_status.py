@@ -173,7 +173,7 @@ def journal() -> Journal:
 
 def stream(of: Journal, most: int = 10, size: int = 0) -> HealthStream:
     async def snapshot() -> tuple[bytes, int]:
-        return b'{"status":"healthy","pad":"%b"}' % (b"x" * size), of.last_id
+        return b'"status":"healthy","pad":"%b"}' % (b"x" * size), of.last_id
 
     return HealthStream(of, snapshot, lambda provider: "inc_1" if provider == "a" else "", time.time, most)
 
