@@ -275,6 +275,7 @@ class App:
         of providers takes tens of milliseconds."""
         old = self.config
         self._compared = old, config, changes(old, config)
+        self.eyes.vitals.prepare(config)
         return Planner(config, self._secret)
 
     def install(self, config: Config, planner: Planner) -> tuple[Changes, tuple[str, ...]]:

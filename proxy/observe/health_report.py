@@ -76,8 +76,8 @@ class HealthReport:
         self._making = asyncio.Lock()
 
     async def recent(self) -> tuple[bytes, int]:
-        """`snapshot` as JSON without the bracket at its beginning, and the number of the last event before it was begun.
-        Where there are many targets it is up to `KEPT_S` old, and the same for all who ask."""
+        """`snapshot` as JSON without the bracket at its beginning, and the number of the last event before it was
+        begun. Where there are many targets it is up to `KEPT_S` old, and the same for all who ask."""
         if self._book.cluster.known <= GLANCE_MAX:
             return await self._made()
         async with self._making:

@@ -9,7 +9,7 @@ from proxy.config.compiled import Config
 from proxy.dispatch import probing
 from proxy.engine.cluster import Cluster
 from proxy.observe.entry import Entry
-from proxy.observe.health import HealthBook
+from proxy.observe.health import HealthBook, Layout
 from proxy.observe.health_report import HealthReport
 from proxy.observe.journal import Journal
 from proxy.observe.rollup import Rollup
@@ -56,6 +56,8 @@ class Vitals:
         self._routes = HealthRoutes(report, self.book, config, history, clock)
         self._stream = HealthStream(journal, report.recent, incident_of, wall, config.health.max_subscribers)
         self._round = Round()
+        self._prepared: tuple[object, object, Layout] | None = None
+        """Providers and routes of a configuration to come, and their layout."""
         self._prober = Prober(self._aim, self._probed, clock, wall, rng)
         self.snapshot = report.snapshot
 
@@ -80,8 +82,14 @@ class Vitals:
         """Follow another configuration."""
         self._config = self._routes.config = config
         self._stream.max_subscribers = config.health.max_subscribers
-        self.book.adopt(layout_of(config))
+        prepared, self._prepared = self._prepared, None
+        is_ready = prepared is not None and prepared[0] is config.providers and prepared[1] is config.routes
+        self.book.adopt(prepared[2] if prepared is not None and is_ready else layout_of(config))
         self.start()
+
+    def prepare(self, config: Config) -> None:
+        """In a thread: make what `adopt` will need, some milliseconds of work with hundreds of providers."""
+        self._prepared = config.providers, config.routes, layout_of(config)
 
     def leave(self) -> None:
         """The process leaves: no probe more, and readers of the stream are sent away."""

@@ -12,11 +12,13 @@ import aiohttp
 import orjson
 import pytest
 
+from proxy import app as app_module
 from proxy.app import App
 from proxy.base.outcome import Class, Outcome
 from proxy.base.target import Target
 from proxy.config.compiled import Config
 from proxy.config.load import load_text
+from proxy.config.planner import Planner
 from proxy.engine.plan import Candidate
 from proxy.observe import health, health_report, incidents, target_report, turns
 from proxy.observe.entry import Entry
@@ -26,6 +28,7 @@ from proxy.observe.threads import on_loop
 from proxy.observe.turns import Round, Turns
 from proxy.policy.breaker import Breaker
 from proxy.policy.correlation import UPDATE_S
+from proxy.server import vitals as vitals_module
 
 FILE = """
 version: 1
@@ -395,6 +398,30 @@ async def test_readers_who_come_together_share_a_snapshot_and_miss_nothing(monke
     assert [len(begin.missed) for begin in first] == [0] * 100
     assert late.missed[0].kind == "provider_down"
     assert late.id == first[0].id < late.missed[0].id
+
+
+async def test_configurations_are_compared_and_laid_out_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 300 providers that holds whatever does it for tens of milliseconds."""
+    crowd = Crowd(1)
+    seen: list[tuple[str, int]] = []
+
+    def spied(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *of: seen.append((name, threading.get_ident())) or work(*of)
+
+    monkeypatch.setattr(app_module, "changes", spied("changes", app_module.changes))
+    monkeypatch.setattr(vitals_module, "layout_of", spied("layout", vitals_module.layout_of))
+    other = configuration(OUTAGE)
+    planner = await asyncio.to_thread(crowd.app._plan, other)
+    found, _ = crowd.app.install(other, planner)
+    assert [name for name, _ in seen] == ["changes", "layout"]
+    assert threading.get_ident() not in {thread for _, thread in seen}
+    assert found.keys
+    assert len(crowd.app.eyes.vitals.book.layout.providers) == MANY
+    # What was prepared for another one is of no use.
+    third = configuration(FILE)
+    await asyncio.to_thread(crowd.app._plan, configuration(FILE))
+    crowd.app.install(third, await asyncio.to_thread(Planner, third, b""))
+    assert sorted(crowd.app.eyes.vitals.book.layout.providers) == ["a", "b"]
 
 
 async def test_what_happens_between_a_readers_coming_and_its_snapshot_is_told_once() -> None:
