@@ -155,12 +155,12 @@ class Admin:
         return _json(self._state.config())
 
     async def _status(self, _: Inbound) -> tuple[int, Headers, bytes]:
-        told, turns = await self._state.status(), Turns()
-        targets = []
-        for target in told.get("targets", ()):
-            targets.append(orjson.Fragment(orjson.dumps(target, default=str)))
+        told, turns = dict(await self._state.status()), Turns()
+        told["targets"] = list(told.get("targets", ()))
+        for place, target in enumerate(told["targets"]):
+            told["targets"][place] = orjson.Fragment(orjson.dumps(target, default=str))
             await turns.pause()
-        return _json({**told, "targets": targets})
+        return _json(told)
 
     async def _metrics(
         self, render: Callable[[bool], Awaitable[bytes]], inbound: Inbound
