@@ -92,11 +92,11 @@ class HealthReport:
     async def _made(self) -> tuple[bytes, int]:
         number = self._last_id()
         snapshot, turns = await self.snapshot(), Turns()
-        providers = []
-        for provider in snapshot["providers"]:
-            providers.append(orjson.Fragment(orjson.dumps(provider, default=str)))
+        providers = snapshot["providers"]
+        for place, provider in enumerate(providers):  # in its place: to free them all together takes milliseconds, too
+            providers[place] = orjson.Fragment(orjson.dumps(provider, default=str))
             await turns.pause()
-        return orjson.dumps({**snapshot, "providers": providers}, default=str)[1:], number
+        return orjson.dumps(snapshot, default=str)[1:], number
 
     async def snapshot(self) -> dict[str, Any]:
         """How everything is now. Every model is told of one moment; where there are many, of one after the other."""

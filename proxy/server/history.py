@@ -168,11 +168,13 @@ class History:
         days = query.whole("days", DAYS, 1, DAYS_MAX)
         query.finish()
         config = self.config
-        sums = await self._sums(days, lambda by_day: analysis.uptime(by_day, config.providers, config.slo_availability))
+        sums = await self._sums(
+            days, lambda by_day: _in_parts(analysis.uptime(by_day, config.providers, config.slo_availability))
+        )
         first = (self._wall() // DAY_S - days + 1) * DAY_S
         past, _ = await self._found(Filter(kinds=("maintenance_started", "maintenance_ended"), limit=LIMIT_MAX))
         windows = self.windows()
-        return await asyncio.to_thread(lambda: told(_in_parts({**sums, "maintenance": _windows(windows, past, first)})))
+        return await asyncio.to_thread(lambda: told({**sums, "maintenance": _windows(windows, past, first)}))
 
 
 def _listed(entries: list[Entry], cursor: str | None, complete: bool) -> Answer:
@@ -180,7 +182,8 @@ def _listed(entries: list[Entry], cursor: str | None, complete: bool) -> Answer:
 
 
 def _in_parts(sums: dict[str, Any]) -> dict[str, Any]:
-    """With each provider as JSON: the event loop waits while a piece of it is made, in whatever thread."""
+    """With each provider as JSON, made in the thread that has added it up: the event loop waits while a piece of JSON
+    is made, in whatever thread, and would have to free thousands of small objects."""
     return {**sums, "providers": [orjson.Fragment(orjson.dumps(each)) for each in sums["providers"]]}
 
 
