@@ -346,6 +346,9 @@ async def test_a_cause_that_is_forgotten_while_all_are_looked_at_opens_nothing()
     alarms = crowd.app.eyes.alarms
     crowd.told.clear()
     alarms.tick()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert alarms._round.is_on
     alarms.incidents.adopt([], 900.0)
     while alarms._round.is_on:
         await asyncio.sleep(0)
@@ -440,7 +443,7 @@ async def test_what_happens_between_a_readers_coming_and_its_snapshot_is_told_on
         async def write(self, data: bytes) -> None:
             written.extend(data)
 
-    inbound = SimpleNamespace(query="", headers=[])
+    inbound = SimpleNamespace(query=f"since={eyes.journal.last_id}", headers=[])
     task = asyncio.create_task(eyes.vitals._stream.serve(inbound, Told()))  # type: ignore[arg-type]
     for _ in range(20):
         await asyncio.sleep(0)
