@@ -21,7 +21,7 @@ KEPT_MAX: Final = 500
 """Incidents in memory and in the file; the oldest go first."""
 SAVED_MAX: Final = 32
 """Incidents of which new numbers are written within a second; those of the others wait for their next update."""
-STEP: Final = 8
+STEP: Final = 4
 """Causes looked at in one go: half a millisecond when each of them has something to tell."""
 VISIBLE: Final = frozenset({"error", "timeout", "exhausted", "truncated", "rejected"})
 """Results of a request that its caller sees as a failure and has not caused."""
