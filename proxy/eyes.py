@@ -19,7 +19,7 @@ from proxy.observe.journal import Journal
 from proxy.observe.logs import Log
 from proxy.observe.metrics import Metrics
 from proxy.observe.narration import Narration
-from proxy.observe.rollup import HOUR_S, HOURS_MAX, Rollup
+from proxy.observe.rollup import HOUR_S, HOURS_MAX, Rollup, by_hour
 from proxy.server.accounts import peers_of
 from proxy.server.alarms import Alarms
 from proxy.server.health import AVAILABLE, Ability
@@ -151,7 +151,7 @@ class Eyes:
         try:
             last = await self.store.read(events.last_id)
             past = await self.store.read(
-                lambda connection: hours.between(connection, this - HOURS_MAX, this, self._run)
+                lambda connection: by_hour(hours.between(connection, this - HOURS_MAX, this, self._run))
             )
         except StoreError:
             return  # a new file, or one that cannot be read: there is nothing to take over

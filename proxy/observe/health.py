@@ -25,10 +25,14 @@ from proxy.policy.verdict import Mark
 
 T = TypeVar("T")
 
-STEP: Final = 128
-"""Targets, providers or routes looked at in one go: one or two milliseconds of work."""
+STEP: Final = 32
+"""Targets, providers or routes looked at in one go: less than a millisecond of work."""
+GLANCE_MAX: Final = 128
+"""So many targets are looked at before a report of them is made."""
 KEYLESS_S: Final = 5.0
 """A credential that is missing for so long makes its provider "down"."""
+TOLD_STEP: Final = 4
+"""Changes told in one go."""
 MODELS_TOLD_MAX: Final = 32
 """Models that an event names."""
 
@@ -134,7 +138,7 @@ class HealthBook:
 
     def glance(self) -> None:
         """As `tick` where that costs little; where it does not, the last look, of a second ago, must do."""
-        if self.cluster.known <= STEP:
+        if self.cluster.known <= GLANCE_MAX:
             self.tick()
 
     def look(self) -> Iterator[None]:
@@ -156,10 +160,15 @@ class HealthBook:
             if self.layout is not layout:
                 return
         self._watches, self._states = watches, states
-        for _ in _steps(layout.providers, lambda name: self._judge(name, readings.get(name, []))):
-            yield
-            if self.layout is not layout:
-                return
+        told = 0
+        for place, name in enumerate(layout.providers, 1):
+            # Each that is told may open an incident and be told to every reader: that is far more work than a look.
+            told += self._judge(name, readings.get(name, []))
+            if place % STEP == 0 or told == TOLD_STEP:
+                told = 0
+                yield
+                if self.layout is not layout:
+                    return
         self._answers = {}
         routes: list[RouteHealth] = []
         for _ in _steps(layout.routes.items(), lambda route: routes.append(self._judge_route(*route, self._clock()))):
@@ -228,15 +237,16 @@ class HealthBook:
         if not self.is_slip(state, now):
             readings.setdefault(target.provider, []).append((state, reading))
 
-    def _judge(self, name: str, found: list[tuple[TargetState, Reading]]) -> None:
-        """Let the machine of a provider follow the readings of its targets."""
+    def _judge(self, name: str, found: list[tuple[TargetState, Reading]]) -> bool:
+        """Let the machine of a provider follow the readings of its targets; whether there was something to tell."""
         if self.layout.providers[name].disabled:
-            return
+            return False
         step = self.health(name).judge(self._of_provider(name, found), self._clock())
         if step is not None:
             if step.to is Status.DOWN:
                 self.probes(name).doubt()
             self._tell(name, step, found)
+        return step is not None
 
     def is_slip(self, state: TargetState, now: float) -> bool:
         """Whether a provider does not know a model that only a caller ever named. Whoever mistypes a name must not wake

@@ -21,6 +21,8 @@ KEPT_MAX: Final = 500
 """Incidents in memory and in the file; the oldest go first."""
 SAVED_MAX: Final = 32
 """Incidents of which new numbers are written within a second; those of the others wait for their next update."""
+STEP: Final = 4
+"""Causes looked at in one go: half a millisecond when each of them has something to tell."""
 VISIBLE: Final = frozenset({"error", "timeout", "exhausted", "truncated", "rejected"})
 """Results of a request that its caller sees as a failure and has not caused."""
 _ENTRY_OF: Final = {"opened": "incident_opened", "resolved": "incident_resolved"}
@@ -78,9 +80,19 @@ class Incidents:
         out: frozenset[tuple[str, str]] = frozenset(),
         open_circuits: Callable[[], Set[tuple[str, str]]] | None = None,
     ) -> None:
-        """Once a second. `out`: what is in announced maintenance, as (provider, model or empty for all of them);
-        `open_circuits`: whose circuit is open or half open, since one that a reload has forgotten never tells; None:
-        whoever was told to be open still is."""
+        """As `look`, in one go."""
+        for _ in self.look(out, open_circuits):
+            pass
+
+    def look(
+        self,
+        out: frozenset[tuple[str, str]] = frozenset(),
+        open_circuits: Callable[[], Set[tuple[str, str]]] | None = None,
+    ) -> Iterator[None]:
+        """Once a second, with a pause after every `STEP` causes. `out`: what is in announced maintenance, as (provider,
+        model or empty for all of them); `open_circuits`: whose circuit is open or half open, since one that a reload
+        has forgotten never tells; None: whoever was told to be open still is."""
+        yield
         now = self._wall()
         known = self._machine.circuits()
         if known and open_circuits is not None:
@@ -89,10 +101,16 @@ class Incidents:
                 if (provider, model) not in still:
                     over = Over(at=now, provider=provider, signal=Signal.CIRCUIT, model=model)
                     self._apply(self._machine.step(over))
-        self._apply(self._machine.tick(now, out))
-        for incident in self._machine.changed(SAVED_MAX):
-            self._known[incident.id] = incident
-            self._put(KIND, incident.id, document(incident))
+        yield
+        for place, changes in enumerate(self._machine.ticks(now, out), 1):
+            self._apply(changes)
+            if place % STEP == 0:
+                yield
+        for _ in range(SAVED_MAX // STEP):
+            yield
+            for incident in self._machine.changed(STEP):
+                self._known[incident.id] = incident
+                self._put(KIND, incident.id, document(incident))
 
     def adopt(self, providers: Iterable[str], remind_s: float) -> None:
         """Follow a configuration that has these providers."""
@@ -212,13 +230,23 @@ class Incidents:
     # What is asked ----------------------------------------------------------------------------------------------------
 
     def listed(self) -> list[Incident]:
-        """Every known incident, the latest first; those that are open with their numbers of now."""
+        """Every known incident, the latest first, with the numbers that were told last; see `present`."""
         known = self._known | {each.id: each for each in self._machine.open()}
         return sorted(known.values(), key=lambda each: (each.started_at, each.id), reverse=True)
 
     def get(self, id: str) -> Incident | None:
         """One incident; None: it is unknown or forgotten."""
-        return next((each for each in self._machine.open() if each.id == id), self._known.get(id))
+        found = self._known.get(id)
+        return None if found is None else self._machine.present(found)
+
+    def present(self, incident: Incident) -> Incident:
+        """An incident with its numbers of now."""
+        return self._machine.present(incident)
+
+    @property
+    def known(self) -> Iterable[Incident]:
+        """Every known incident, in no order."""
+        return self._known.values()
 
     def open_of(self, provider: str) -> str:
         """Id of the provider's open incident, the latest if there are several; empty: there is none."""

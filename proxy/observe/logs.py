@@ -55,6 +55,9 @@ class Log:
         if self._thread is None:
             self._thread = Thread(target=self._drain, name="log", daemon=True)
             self._thread.start()
+        if self._queue.full():  # before the line is made: lines that nobody reads must cost nothing
+            self.dropped += 1
+            return
         try:
             self._queue.put_nowait(self._line(level, msg, fields))
         except Full:

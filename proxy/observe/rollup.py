@@ -145,6 +145,9 @@ class Rollup:
         self._hour = _Hour()
         self._ends = 0.0
         """Unix seconds at which the hour in the making is over."""
+        self._over: dict[int, Counts] = {}
+        """Hours of this run that nothing changes any more: hundreds of providers in 48 of them are not counted up for
+        each who asks."""
         self._past: dict[int, Counts] = {}
         """Hours of earlier runs, as the store had them at the start."""
 
@@ -154,9 +157,10 @@ class Rollup:
             return self._hour
         number = int(now // HOUR_S)
         self._ends = (number + 1) * HOUR_S
+        self._over.update((n, hour.counts()) for n, hour in self._hours.items() if n not in self._over)
         self._hour = self._hours.setdefault(number, _Hour())
         for old in [hour for hour in self._hours if hour <= number - HOURS_MAX]:
-            del self._hours[old]
+            del self._hours[old], self._over[old]
         return self._hour
 
     # Counting ---------------------------------------------------------------------------------------------------------
@@ -243,20 +247,20 @@ class Rollup:
         """The hour in the making and the one before it, by number: what the store may not have yet."""
         self._at(now)
         number = int(now // HOUR_S)
-        return [(hour, self._hours[hour].counts()) for hour in (number - 1, number) if hour in self._hours]
+        own = self.own_hours()
+        return [(hour, own[hour]) for hour in (number - 1, number) if hour in own]
 
     def own_hours(self) -> dict[int, Counts]:
         """Hours of this run that are in memory, by number since 1970."""
-        return {number: hour.counts() for number, hour in self._hours.items()}
+        return {number: self._over.get(number) or hour.counts() for number, hour in self._hours.items()}
 
     def hours(self) -> list[tuple[int, Counts]]:
         """All that is in memory, of earlier runs too."""
         return [*self._past.items(), *self.own_hours().items()]
 
-    def remember(self, past: Iterable[tuple[int, Counts]]) -> None:
-        """Take hours of earlier runs, read from the store at the start."""
-        for number, counts in past:
-            add(self._past.setdefault(number, {}), counts)
+    def remember(self, past: Mapping[int, Counts]) -> None:
+        """Take hours of earlier runs, read from the store at the start and added up by `by_hour`."""
+        self._past = dict(past)
 
     def uptime_24h(self, provider: str, now: float) -> float | None:
         """Percent of the last day's seconds outside maintenance in which `provider` was not down; None: it was not
@@ -272,6 +276,14 @@ class Rollup:
                 holder = hour if not provider else hour.providers.get(provider)
                 add(total, holder.seconds if holder is not None else {})
         return uptime_percent(total)
+
+
+def by_hour(hours: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[int, Counts]:
+    """Counts of many runs, added up by number of the hour."""
+    total: dict[int, Counts] = {}
+    for number, counts in hours:
+        add(total.setdefault(number, {}), counts)
+    return total
 
 
 def uptime_percent(seconds: Mapping[str, float]) -> float | None:

@@ -19,10 +19,11 @@ maintenance neither opens nor feeds an incident.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
+from proxy.policy.cause import LIMITED_ERRORS, MODELS_MAX, Active, Case, Run
 from proxy.policy.incident import (
     Change,
     Failed,
@@ -78,7 +79,6 @@ BASE: Final[Mapping[Type, Severity]] = {
 """Severity while fallbacks answer everything."""
 VISIBLE_ERRORS: Final = 3
 """From so many requests that failed for their callers an incident is one step more severe."""
-LIMITED_ERRORS: Final = 5
 LIMITED_WINDOW_S: Final = 60.0
 """So many rate limits within this time are an incident; fewer are the day's business."""
 GAP_S: Final = 15.0
@@ -90,119 +90,8 @@ UPDATE_S: Final = 10.0
 REMINDERS_MAX: Final = 3
 """How often nobody's acknowledgement is told."""
 CASES_MAX: Final = 1024
-SAMPLES_MAX: Final = 5
 TIMELINE_MAX: Final = 50
 """Entries of a timeline: the first ten and the last forty are kept."""
-MODELS_MAX: Final = 100
-"""Models that an incident names: those it met first."""
-ERRORS_MAX: Final = 32
-"""Names of errors that are counted apart."""
-
-
-@dataclass(slots=True)
-class _Active:
-    """A signal that holds."""
-
-    since: float
-    seen: float
-    reason: str
-
-
-class _Run:
-    """Failures in a row, with the requests they met."""
-
-    __slots__ = (
-        "affected",
-        "errors",
-        "failed_over",
-        "last_at",
-        "recent",
-        "request_id",
-        "samples",
-        "started_at",
-        "visible",
-    )
-
-    def __init__(self) -> None:
-        self.started_at = 0.0
-        self.last_at = 0.0
-        self.errors: dict[str, int] = {}
-        self.samples: list[Mapping[str, Any]] = []
-        self.recent: list[float] = []
-        """Times of the last `LIMITED_ERRORS` failures."""
-        self.request_id = ""
-        """The request counted last: the signs of one request come together."""
-        self.affected = self.failed_over = self.visible = 0
-
-    def fail(self, sign: Failed) -> None:
-        """Count a failed attempt, and its request."""
-        self.started_at = self.started_at or sign.at
-        self.last_at = sign.at
-        self.recent = [*self.recent[1 - LIMITED_ERRORS :], sign.at]
-        name = sign.error if sign.error in self.errors or len(self.errors) < ERRORS_MAX else "other"
-        self.errors[name] = self.errors.get(name, 0) + 1
-        if len(self.samples) < SAMPLES_MAX:
-            names = ("at", "model", "error", "status", "message", "request_id")
-            self.samples.append({name: getattr(sign, name) for name in names})
-        self.meet(sign)
-
-    def follow(self, incident: Incident) -> None:
-        """Begin with what an incident has counted, and keep what was counted since."""
-        self.started_at = incident.started_at
-        self.last_at = self.last_at or incident.started_at
-        self.errors = {
-            name: incident.errors.get(name, 0) + self.errors.get(name, 0) for name in (*incident.errors, *self.errors)
-        }
-        self.samples = [*incident.samples, *self.samples][:SAMPLES_MAX]
-        self.affected += incident.affected_requests
-        self.failed_over += incident.failed_over
-        self.visible += incident.user_visible_errors
-
-    def meet(self, sign: Met) -> None:
-        """Count a request, once."""
-        if sign.request_id == self.request_id:
-            return
-        self.request_id = sign.request_id
-        self.affected += 1
-        self.failed_over += sign.failed_over
-        self.visible += sign.is_visible
-
-
-class _Case:
-    """One cause: a provider and a family."""
-
-    __slots__ = (
-        "incident",
-        "is_stale",
-        "is_unsaved",
-        "models",
-        "provider",
-        "quiet_at",
-        "region",
-        "run",
-        "signals",
-        "told_at",
-    )
-
-    def __init__(self, provider: str) -> None:
-        self.provider = provider
-        self.region = ""
-        self.run = _Run()
-        self.signals: dict[tuple[Signal, str], _Active] = {}
-        self.models: dict[str, None] = {}
-        self.incident: Incident | None = None
-        self.quiet_at: float | None = None
-        """When the last signal of the incident ended; None: one holds."""
-        self.told_at = 0.0
-        self.is_stale = False
-        """Its numbers have changed since they were told."""
-        self.is_unsaved = False
-        """The same, and nobody has asked `Machine.changed` since."""
-
-    def meets(self, model: str) -> None:
-        """A model it concerns; empty: none is known. Callers may make up names, so only the first few are kept."""
-        if model and len(self.models) < MODELS_MAX:
-            self.models.setdefault(model)
 
 
 class Machine:
@@ -212,14 +101,21 @@ class Machine:
         """`ids` makes the id of an incident; `remind_s`: time without acknowledgement before it is told, 0: never."""
         self._ids = ids
         self.remind_s = remind_s
-        self._cases: dict[tuple[str, Family], _Case] = {}
+        self._cases: dict[tuple[str, Family], Case] = {}
         self._out: frozenset[tuple[str, str]] = frozenset()
         self.refused = 0
         """Signs of causes that found no room."""
 
     def open(self) -> list[Incident]:
-        """The incidents that are open, with their numbers of now."""
-        return [_fresh(case, case.incident) for case in self._cases.values() if case.incident is not None]
+        """The incidents that are open, with the numbers that were told last."""
+        return [case.incident for case in self._cases.values() if case.incident is not None]
+
+    def present(self, incident: Incident) -> Incident:
+        """`incident` with its numbers of now, while it is open."""
+        case = self._cases.get((incident.provider, incident.family))
+        if case is None or case.incident is None or case.incident.id != incident.id:
+            return incident
+        return _fresh(case, case.incident)
 
     def changed(self, most: int) -> list[Incident]:
         """At most so many incidents whose numbers have changed since they were told or asked for here."""
@@ -245,7 +141,7 @@ class Machine:
         The file may have been readable late, when the same cause had opened another one: that one is ended as what it
         is, and its numbers are those of the older one from here on.
         """
-        case = self._cases.setdefault((incident.provider, incident.family), _Case(incident.provider))
+        case = self._cases.setdefault((incident.provider, incident.family), Case(incident.provider))
         newer = _fresh(case, case.incident) if case.incident is not None else None
         case.run.follow(incident)
         case.region = case.region or incident.region
@@ -253,7 +149,7 @@ class Machine:
         case.incident = incident
         if newer is None:
             if not case.signals:
-                case.signals[Signal.UNKNOWN, ""] = _Active(now, now, "not seen again after a restart")
+                case.signals[Signal.UNKNOWN, ""] = Active(now, now, "not seen again after a restart")
             return []
         if incident.acknowledged_at is None:
             incident = replace(incident, acknowledged_at=newer.acknowledged_at, acknowledged_by=newer.acknowledged_by)
@@ -289,17 +185,22 @@ class Machine:
     def tick(self, now: float, out: frozenset[tuple[str, str]] = frozenset()) -> list[Change]:
         """What time alone brings; once a second. `out`: what is in announced maintenance, as (provider, model) with an
         empty model for all of them."""
+        return [change for changes in self.ticks(now, out) for change in changes]
+
+    def ticks(self, now: float, out: frozenset[tuple[str, str]] = frozenset()) -> Iterator[list[Change]]:
+        """As `tick`, cause by cause: signs may come in between."""
         self._out = out
-        changes: list[Change] = []
         for key, case in list(self._cases.items()):
+            if self._cases.get(key) is not case:
+                continue  # it was forgotten meanwhile
             _lapse(case, now)
-            changes += self._judge(case, now)
+            changes = self._judge(case, now)
             if case.incident is not None:
                 changes += _numbers(case, now)
                 changes += self._remind(case, now)
             elif not case.signals and now - case.run.last_at > RUN_S_MAX:
                 del self._cases[key]
-        return changes
+            yield changes
 
     def acknowledge(self, id: str, by: str, now: float) -> Incident | None:
         """Somebody looks after it; None: there is no open incident of this id. The first word counts."""
@@ -314,13 +215,13 @@ class Machine:
 
     # Signs ------------------------------------------------------------------------------------------------------------
 
-    def _case(self, provider: str, family: Family) -> _Case | None:
+    def _case(self, provider: str, family: Family) -> Case | None:
         found = self._cases.get((provider, family))
         if found is None:
             if len(self._cases) >= CASES_MAX:
                 self.refused += 1
                 return None
-            found = self._cases[provider, family] = _Case(provider)
+            found = self._cases[provider, family] = Case(provider)
         return found
 
     def _is_out(self, provider: str, model: str) -> bool:
@@ -339,7 +240,7 @@ class Machine:
         case.run.meet(sign)
         return _counted(case, sign.at)
 
-    def _turned_away(self, case: _Case, sign: Met) -> list[Change]:
+    def _turned_away(self, case: Case, sign: Met) -> list[Change]:
         """A caller got the rate limit. A row of them is a sign, as long as nothing else says the same."""
         _go_on(case, sign.at)
         run = case.run
@@ -381,7 +282,7 @@ class Machine:
         if known is not None:
             known.seen = sign.at
             return _counted(case, sign.at)
-        case.signals[sign.signal, sign.model] = _Active(sign.at, sign.at, sign.reason)
+        case.signals[sign.signal, sign.model] = Active(sign.at, sign.at, sign.reason)
         case.signals.pop((Signal.UNKNOWN, ""), None)
         if case.incident is not None:
             case.incident = _noted(case.incident, sign.at, "signal", _told(sign.signal, sign.model, sign.reason))
@@ -401,7 +302,7 @@ class Machine:
 
     # Judgement --------------------------------------------------------------------------------------------------------
 
-    def _judge(self, case: _Case, now: float) -> list[Change]:
+    def _judge(self, case: Case, now: float) -> list[Change]:
         """Open, escalate, quieten or resolve by the signals that hold."""
         holding = {key: active for key, active in case.signals.items() if not self._is_out(case.provider, key[1])}
         if not holding:
@@ -419,7 +320,7 @@ class Machine:
             case.incident = _noted(case.incident, now, "returned", "it is back")
         return _escalated(case, worst, now)
 
-    def _quiet(self, case: _Case, now: float) -> list[Change]:
+    def _quiet(self, case: Case, now: float) -> list[Change]:
         if case.incident is None:
             return []
         if case.quiet_at is None:
@@ -434,7 +335,7 @@ class Machine:
             why = last.text if last is not None else "no sign of it is left"
         return [_resolved(case, case.quiet_at, now, why)]
 
-    def _opened(self, case: _Case, type: Type, holding: Mapping[tuple[Signal, str], _Active], now: float) -> Change:
+    def _opened(self, case: Case, type: Type, holding: Mapping[tuple[Signal, str], Active], now: float) -> Change:
         run = case.run
         began = min(active.since for active in holding.values())
         if run.errors and run.last_at >= began - GAP_S:
@@ -456,7 +357,7 @@ class Machine:
         case.quiet_at = None
         return _change(case, "opened", now)
 
-    def _remind(self, case: _Case, now: float) -> Iterable[Change]:
+    def _remind(self, case: Case, now: float) -> Iterable[Change]:
         """Tell that nobody looks after it. A low one may wait till the morning."""
         incident = case.incident
         if (
@@ -473,13 +374,13 @@ class Machine:
         return (_change(case, "unacknowledged", now),)
 
 
-def _go_on(case: _Case, now: float) -> None:
+def _go_on(case: Case, now: float) -> None:
     """Begin another run after a pause, while nothing is known to be wrong."""
     if case.incident is None and not case.signals and now - case.run.last_at > GAP_S:
-        case.run = _Run()
+        case.run = Run()
 
 
-def _lapse(case: _Case, now: float) -> None:
+def _lapse(case: Case, now: float) -> None:
     """End the signals that were not renewed."""
     for key, active in list(case.signals.items()):
         if now - active.seen > _RULES[key[0]].lapse_s:
@@ -492,11 +393,11 @@ def _lapse(case: _Case, now: float) -> None:
                 case.quiet_at = active.seen
 
 
-def _severity(type: Type, run: _Run) -> Severity:
+def _severity(type: Type, run: Run) -> Severity:
     return Severity(min(Severity.CRITICAL, BASE[type] + (run.visible >= VISIBLE_ERRORS)))
 
 
-def _escalated(case: _Case, worst: Type | None, now: float) -> list[Change]:
+def _escalated(case: Case, worst: Type | None, now: float) -> list[Change]:
     """Follow a worse type or a greater severity; an incident never gets milder."""
     incident = case.incident
     if incident is None:
@@ -511,7 +412,7 @@ def _escalated(case: _Case, worst: Type | None, now: float) -> list[Change]:
     return [_change(case, "escalated", now)]
 
 
-def _counted(case: _Case, now: float) -> list[Change]:
+def _counted(case: Case, now: float) -> list[Change]:
     """The numbers have changed: tell it now if that makes it worse, else with the next update."""
     if case.incident is None:
         return []
@@ -519,23 +420,23 @@ def _counted(case: _Case, now: float) -> list[Change]:
     return _escalated(case, None, now)
 
 
-def _numbers(case: _Case, now: float) -> list[Change]:
+def _numbers(case: Case, now: float) -> list[Change]:
     if not case.is_stale or now - case.told_at < UPDATE_S:
         return []
     return [_change(case, "updated", now)]
 
 
-def _resolved(case: _Case, ended_at: float, now: float, why: str) -> Change:
+def _resolved(case: Case, ended_at: float, now: float, why: str) -> Change:
     """End the incident of `case`, and begin with empty hands."""
     assert case.incident is not None
     ended_at = max(ended_at, case.incident.started_at)
     case.incident = _noted(replace(case.incident, ended_at=ended_at, resolution=why), now, "resolved", why)
     change = _change(case, "resolved", now)
-    case.incident, case.quiet_at, case.run, case.models = None, None, _Run(), {}
+    case.incident, case.quiet_at, case.run, case.models = None, None, Run(), {}
     return change
 
 
-def _change(case: _Case, kind: str, now: float) -> Change:
+def _change(case: Case, kind: str, now: float) -> Change:
     """The incident with the numbers of its case, as `kind` tells it."""
     assert case.incident is not None
     case.is_stale, case.is_unsaved, case.told_at = False, False, now
@@ -543,7 +444,7 @@ def _change(case: _Case, kind: str, now: float) -> Change:
     return Change(kind=kind, at=now, incident=case.incident)
 
 
-def _fresh(case: _Case, incident: Incident) -> Incident:
+def _fresh(case: Case, incident: Incident) -> Incident:
     run = case.run
     return replace(
         incident,
@@ -558,7 +459,7 @@ def _fresh(case: _Case, incident: Incident) -> Incident:
     )
 
 
-def _cause(case: _Case, type: Type) -> str:
+def _cause(case: Case, type: Type) -> str:
     """A sentence: what the provider does, and with which failures."""
     does = {
         Type.OUTAGE: "does not answer",

@@ -21,6 +21,7 @@ import orjson
 
 from proxy.base.exchange import Inbound
 from proxy.dialects.errors import problem
+from proxy.observe.turns import Turns
 from proxy.server.door import HeldBytes, build_data_server
 from proxy.server.pages import is_loopback_peer
 from proxy.server.protocol import DataServer
@@ -135,7 +136,12 @@ class Admin:
         return _json(self._state.config())
 
     async def _status(self, _: Inbound) -> tuple[int, Headers, bytes]:
-        return _json(await self._state.status())
+        told, turns = dict(await self._state.status()), Turns()
+        told["targets"] = list(told.get("targets", ()))
+        for place, target in enumerate(told["targets"]):
+            told["targets"][place] = orjson.Fragment(orjson.dumps(target, default=str))
+            await turns.pause()
+        return _json(told)
 
     async def _metrics(
         self, render: Callable[[bool], Awaitable[bytes]], inbound: Inbound

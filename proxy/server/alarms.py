@@ -13,8 +13,10 @@ from proxy.engine.cluster import Cluster
 from proxy.observe.entry import Entry
 from proxy.observe.incidents import Incidents
 from proxy.observe.mail import Mailer, Smtp
-from proxy.observe.notify import Notifier
+from proxy.observe.notify import LETTER, Notifier
 from proxy.observe.senders import Gateway, Senders, Ways
+from proxy.observe.subscriptions import SUBSCRIPTION
+from proxy.observe.turns import Round
 from proxy.policy.breaker import State
 from proxy.server.incident_routes import IncidentRoutes
 from proxy.server.status import Route
@@ -79,8 +81,9 @@ class Alarms:
             remind_s=config.notify.escalate_after_s,
         )
         self._documents.follow(self.incidents.everything, self._loaded)
-        self._documents.follow(self.notifier.everything, self.notifier.loaded)
+        self._documents.follow(self.notifier.everything, self.notifier.loaded, (SUBSCRIPTION, LETTER))
         self._expired_at = clock()
+        self._round = Round()
         self.adopt(config)
 
     def start(self) -> None:
@@ -90,7 +93,7 @@ class Alarms:
     def tick(self) -> None:
         """Once a second."""
         now = self._clock()
-        self.incidents.tick(self._in_maintenance(now), self._open_circuits)
+        self._round.begin(lambda: self.incidents.look(self._in_maintenance(now), self._open_circuits))
         self.notifier.tick()
         if now - self._expired_at >= EXPIRE_S:
             self._expired_at = now

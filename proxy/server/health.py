@@ -12,6 +12,7 @@ from proxy.config.compiled import Config, Provider, Route
 from proxy.engine.plan import Endpoint, Tier
 from proxy.observe.health import HealthBook, Known, Layout, Link
 from proxy.observe.health_report import HealthReport
+from proxy.observe.turns import Turns
 from proxy.policy.health import Status
 from proxy.server import status
 from proxy.server.status import Answer, Query
@@ -31,6 +32,10 @@ AVAILABLE: Final[Ability] = ("available", "")
 
 def layout_of(config: Config) -> Layout:
     """What the health book must know of a configuration."""
+    routed: dict[str, list[str]] = {}
+    for route in config.routes:
+        for target in route.targets:
+            routed.setdefault(target.provider, []).append(target.model)
     return Layout(
         providers={
             name: Known(
@@ -38,7 +43,7 @@ def layout_of(config: Config) -> Layout:
                 region=provider.region,
                 dialect=provider.dialect,
                 disabled=provider.disabled,
-                models=_models(config, provider),
+                models=_models(provider, routed.get(name, ())),
             )
             for name, provider in config.providers.items()
         },
@@ -48,16 +53,10 @@ def layout_of(config: Config) -> Layout:
     )
 
 
-def _models(config: Config, provider: Provider) -> tuple[str, ...]:
-    """The names that a provider is called with, as far as the file spells them out."""
+def _models(provider: Provider, routed: Iterable[str]) -> tuple[str, ...]:
+    """The names that a provider is called with, as far as the file spells them out. `routed`: those of routes."""
     names = [model.called(model.asked) for model in provider.models if model.name or "*" not in model.asked]
-    names += [
-        target.model
-        for route in config.routes
-        for target in route.targets
-        if target.provider == provider.name and target.model
-    ]
-    return tuple(dict.fromkeys(name for name in names if name and "*" not in name))
+    return tuple(dict.fromkeys(name for name in (*names, *routed) if name and "*" not in name))
 
 
 def _links(route: Route) -> tuple[Link, ...]:
@@ -91,33 +90,39 @@ class HealthRoutes:
 
     async def _health(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
-        return status.told(await self._report.recent())
+        return status.sent(b"{" + (await self._report.recent())[0])
 
     async def _capabilities(self, inbound: Inbound) -> Answer:
         Query(inbound).finish()
         self._book.glance()
-        return status.told({name: {"status": word, "reason": why or None} for name, (word, why) in self._all().items()})
+        abilities = await self._all()
+        return status.told({name: {"status": word, "reason": why or None} for name, (word, why) in abilities.items()})
 
     # Abilities --------------------------------------------------------------------------------------------------------
 
-    def _all(self) -> dict[str, Ability]:
-        chat = self._of(CONVERSATIONS, "")
+    async def _all(self) -> dict[str, Ability]:
+        turns = Turns()
+        chat = await self._of(CONVERSATIONS, "", turns)
         history = self._history()
         return {
             "chat": chat,
             "streaming": chat,
-            "tools": self._of(CONVERSATIONS, "tools"),
-            "vision": self._of(CONVERSATIONS, "vision"),
-            "embeddings": self._of((Endpoint.EMBEDDINGS,), ""),
+            "tools": await self._of(CONVERSATIONS, "tools", turns),
+            "vision": await self._of(CONVERSATIONS, "vision", turns),
+            "embeddings": await self._of((Endpoint.EMBEDDINGS,), "", turns),
             "caching": ("unavailable", "this version keeps no answers"),
             "history": history,
             "analytics": history,
         }
 
-    def _of(self, endpoints: Iterable[Endpoint], fact: str) -> Ability:
+    async def _of(self, endpoints: Iterable[Endpoint], fact: str, turns: Turns) -> Ability:
         """An ability over the routes that serve one of `endpoints`; `fact`: what a model must not be known to lack."""
         found: list[Ability] = []
-        for route in self.config.routes:
+        config = self.config
+        for route in config.routes:
+            await turns.pause()
+            if self.config is not config:
+                break  # another one was adopted: what is left of this one's routes says nothing
             wanted = [each for each in endpoints if _serves(route, each)]
             if wanted:
                 found.append(self._of_route(route, wanted, fact))

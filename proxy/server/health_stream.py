@@ -25,6 +25,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from proxy.base.exchange import Inbound, WriteTimeout
 from proxy.observe.entry import Entry, iso, to_json
 from proxy.observe.journal import Journal
+from proxy.observe.turns import Turns
 from proxy.server.reply import Reply
 from proxy.server.status import Query, Wrong
 
@@ -58,11 +59,12 @@ class Told(NamedTuple):
 class Reader:
     """One subscriber's queue."""
 
-    __slots__ = ("_drop", "_waiter", "is_slow", "queue")
+    __slots__ = ("_drop", "_waiter", "begins_at", "is_slow", "queue")
 
-    def __init__(self, drop: Callable[[], None]) -> None:
-        """`drop` cuts its connection."""
+    def __init__(self, drop: Callable[[], None], begins_at: int) -> None:
+        """`drop` cuts its connection; `begins_at`: number of the last event that it is not told in its queue."""
         self._drop = drop
+        self.begins_at = begins_at
         self.queue: deque[Told] = deque()
         self.is_slow = False
         """It did not take its events, and its connection is cut."""
@@ -104,10 +106,13 @@ class Reader:
 class Begin:
     """How a reader begins."""
 
-    snapshot: dict[str, Any]
+    snapshot: bytes
+    """JSON without the bracket at its beginning, the same for all who come within a second."""
     id: int
     """Number that the snapshot stands for: what comes behind it is newer."""
-    missed: list[Told]
+    missed: list[Entry]
+    has_missed: bool
+    """Some of what it missed is no longer in memory."""
 
 
 class HealthStream:
@@ -116,12 +121,13 @@ class HealthStream:
     def __init__(
         self,
         journal: Journal,
-        snapshot: Callable[[], Awaitable[dict[str, Any]]],
+        snapshot: Callable[[], Awaitable[tuple[bytes, int]]],
         incident_of: Callable[[str], str],
         wall: Callable[[], float],
         max_subscribers: int,
     ) -> None:
-        """`incident_of`: id of the open incident of a provider, empty for none."""
+        """`snapshot`: as JSON, with the number of the last event before it. `incident_of`: id of the open incident of a
+        provider, empty for none."""
         self.max_subscribers = max_subscribers
         self._journal = journal
         self._snapshot = snapshot
@@ -165,14 +171,13 @@ class HealthStream:
             self.dropped["refused"] += 1
             message = f"there are {self.max_subscribers} readers (health.max_subscribers); try again later"
             raise Wrong(503, "too_many_subscribers", message, (("Retry-After", "15"),))
-        reader = Reader(reply.connection.reset)
+        reader = Reader(reply.connection.reset, self._journal.last_id)
         self._readers.add(reader)
         try:
-            begin = await self._begin(since)
             if _header(inbound, b"upgrade").lower() == "websocket":
-                await self._web_socket(inbound, reply, reader, begin)
+                await self._web_socket(inbound, reply, reader, since)
             else:
-                await self._events(reply, reader, begin)
+                await self._events(reply, reader, since)
         except WriteTimeout:
             reader.is_slow = True
             raise
@@ -180,16 +185,18 @@ class HealthStream:
             self._readers.discard(reader)
             self.dropped["slow"] += reader.is_slow
 
-    async def _begin(self, since: int) -> Begin:
-        """Called when the reader's queue has just begun, which has all that happens while the snapshot is made."""
+    async def _begin(self, since: int, begins_at: int) -> Begin:
+        """`begins_at`: number of the last event before the reader's queue, which has all that came after it."""
         journal = self._journal
         # A number that is still to come was given by another process (a replica behind one address), or before the
         # clock went back: nobody here knows what followed it.
-        is_strange = since > journal.last_id
-        id = journal.last_id if is_strange else since or journal.last_id
-        missed = [self._told(entry) for entry in journal.recent(since) if entry.kind in NAMES] if since else []
-        has_missed = bool(since) and (since + 1 < journal.oldest_id or is_strange)
-        return Begin(snapshot={**await self._snapshot(), "missed": has_missed}, id=id, missed=missed)
+        is_strange = since > begins_at
+        snapshot, made_at = await self._snapshot()
+        # One that was made for another reader a moment ago does not know what has happened since, even if this one does.
+        id = min(made_at, begins_at, since if since and not is_strange else begins_at)
+        has_missed = is_strange or (id < begins_at and id + 1 < journal.oldest_id)
+        missed = [entry for entry in journal.recent(id) if entry.kind in NAMES and entry.id <= begins_at]
+        return Begin(snapshot=snapshot, id=id, missed=missed, has_missed=has_missed)
 
     def _told(self, entry: Entry) -> Told:
         """An entry as an event; what its kind has of its own stands beside the rest."""
@@ -202,7 +209,7 @@ class HealthStream:
 
     # Server-Sent Events -----------------------------------------------------------------------------------------------
 
-    async def _events(self, reply: Reply, reader: Reader, begin: Begin) -> None:
+    async def _events(self, reply: Reply, reader: Reader, since: int) -> None:
         headers = [
             ("Content-Type", "text/event-stream; charset=utf-8"),
             ("Cache-Control", "no-store"),
@@ -211,9 +218,16 @@ class HealthStream:
         ]
         reply.pace(write_timeout_s=HEARTBEAT_S, buffer_bytes=BUFFER_BYTES)
         await reply.begin(200, headers)
-        await reply.write(_sse("snapshot", _json(begin.snapshot), begin.id))
-        for told in begin.missed:
+        begin = await self._begin(since, reader.begins_at)
+        await reply.write(b'id: %d\nevent: snapshot\ndata: {"missed":%b,' % (begin.id, _json(begin.has_missed)))
+        await reply.write(begin.snapshot)
+        await reply.write(b"\n\n")
+        missed, turns = begin.missed, Turns()
+        del begin  # half a megabyte, with many targets, and this reader may stay for days
+        for entry in missed:
+            told = self._told(entry)
             await reply.write(_sse(told.name, told.json, told.id))
+            await turns.pause()
         while True:
             has_come = await reader.wait(HEARTBEAT_S)
             if self._closing:
@@ -229,7 +243,7 @@ class HealthStream:
 
     # WebSocket --------------------------------------------------------------------------------------------------------
 
-    async def _web_socket(self, inbound: Inbound, reply: Reply, reader: Reader, begin: Begin) -> None:
+    async def _web_socket(self, inbound: Inbound, reply: Reply, reader: Reader, since: int) -> None:
         origin = _header(inbound, b"origin")
         if origin and origin.partition("://")[2].lower() != _header(inbound, b"host").lower():
             # Browsers let any page open a WebSocket to any host, without the checks that keep it from reading answers.
@@ -246,7 +260,7 @@ class HealthStream:
             ) from None
         listening = asyncio.get_running_loop().create_task(_until_closed(socket, reader))
         try:
-            await self._feed(socket, reader, begin, listening)
+            await self._feed(socket, reader, since, listening)
         except TimeoutError:
             reply.connection.reset()
             raise WriteTimeout(f"the reader took nothing for {HEARTBEAT_S:g} s") from None
@@ -257,12 +271,16 @@ class HealthStream:
         self,
         socket: web.WebSocketResponse,
         reader: Reader,
-        begin: Begin,
+        since: int,
         listening: asyncio.Task[None],
     ) -> None:
-        await _send(socket, _json({"event": "snapshot", "id": begin.id, **begin.snapshot}))
-        for told in begin.missed:
-            await _send(socket, told.json)
+        begin = await self._begin(since, reader.begins_at)
+        await _send(socket, _first(begin))
+        missed, turns = begin.missed, Turns()
+        del begin
+        for entry in missed:
+            await _send(socket, self._told(entry).json)
+            await turns.pause()
         while not listening.done():
             has_come = await reader.wait(HEARTBEAT_S)
             if self._closing:
@@ -288,8 +306,13 @@ async def _until_closed(socket: web.WebSocketResponse, reader: Reader) -> None:
     reader.wake()
 
 
-def _json(event: Mapping[str, Any]) -> bytes:
+def _json(event: Mapping[str, Any] | bool) -> bytes:
     return orjson.dumps(event, default=str)
+
+
+def _first(begin: Begin) -> bytes:
+    """The first event of a WebSocket."""
+    return b'{"event":"snapshot","id":%d,"missed":%b,%b' % (begin.id, _json(begin.has_missed), begin.snapshot)
 
 
 def _sse(event: str, data: bytes, id: int | None) -> bytes:

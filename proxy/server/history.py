@@ -160,21 +160,31 @@ class History:
         query = Query(inbound)
         days = query.whole("days", DAYS, 1, DAYS_MAX)
         query.finish()
-        return told(await self._sums(days, analysis.analytics))
+        sums = await self._sums(days, analysis.analytics)
+        return await asyncio.to_thread(told, sums)
 
     async def _uptime(self, inbound: Inbound) -> Answer:
         query = Query(inbound)
         days = query.whole("days", DAYS, 1, DAYS_MAX)
         query.finish()
         config = self.config
-        sums = await self._sums(days, lambda by_day: analysis.uptime(by_day, config.providers, config.slo_availability))
+        sums = await self._sums(
+            days, lambda by_day: _in_parts(analysis.uptime(by_day, config.providers, config.slo_availability))
+        )
         first = (self._wall() // DAY_S - days + 1) * DAY_S
         past, _ = await self._found(Filter(kinds=("maintenance_started", "maintenance_ended"), limit=LIMIT_MAX))
-        return told({**sums, "maintenance": _windows(self.windows(), past, first)})
+        windows = self.windows()
+        return await asyncio.to_thread(lambda: told({**sums, "maintenance": _windows(windows, past, first)}))
 
 
 def _listed(entries: list[Entry], cursor: str | None, complete: bool) -> Answer:
     return told({"events": [to_json(entry) for entry in entries], "next": cursor, "complete": complete})
+
+
+def _in_parts(sums: dict[str, Any]) -> dict[str, Any]:
+    """With each provider as JSON, made in the thread that has added it up: the event loop waits while a piece of JSON
+    is made, in whatever thread, and would have to free thousands of small objects."""
+    return {**sums, "providers": [orjson.Fragment(orjson.dumps(each)) for each in sums["providers"]]}
 
 
 def _filter(query: Query, limit: int) -> Filter:

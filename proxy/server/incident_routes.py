@@ -25,6 +25,7 @@ from proxy.observe.incident_json import shown
 from proxy.observe.incidents import Incidents
 from proxy.observe.notify import SUBSCRIPTIONS_MAX, Notifier
 from proxy.observe.subscriptions import subscription_shown
+from proxy.observe.turns import Turns
 from proxy.policy.incident import SEVERITIES, Incident, Severity, Type
 from proxy.policy.notice import ADDRESS_OF, CHANNELS, EMAIL, PHONE, Channel, Subscription, address_fault
 from proxy.server.pages import authority_of, name_of
@@ -133,17 +134,21 @@ class IncidentRoutes:
         ]
         page = _after(found, cursor)
         following = _cursor(page[PAGE - 1]) if len(page) > PAGE else None
-        return told({"incidents": [shown(each, now) for each in page[:PAGE]], "next": following})
+        turns, listed = Turns(), []
+        for each in page[:PAGE]:
+            listed.append(shown(self.incidents.present(each), now))
+            await turns.pause()
+        return told({"incidents": listed, "next": following})
 
     def _providers(self) -> list[str]:
         """Names that may be asked for: configured ones, and those of incidents."""
-        return list(dict.fromkeys([*self.config().providers, *(each.provider for each in self.incidents.listed())]))
+        return list(dict.fromkeys([*self.config().providers, *(each.provider for each in self.incidents.known)]))
 
     def _region(self, query: Query) -> str:
         """A region of a configured provider, or of an incident."""
         given = query.text("region")
         stated = (each.region for each in self.config().providers.values())
-        known = sorted({*stated, *(each.region for each in self.incidents.listed())} - {""})
+        known = sorted({*stated, *(each.region for each in self.incidents.known)} - {""})
         if given and given not in known:
             among = f"must be one of {', '.join(known)}" if known else "can be none: no provider states one"
             raise _bad("region", f"region {among}{nearest(given[:50], known)}")
@@ -158,7 +163,7 @@ class IncidentRoutes:
         id = unquote(part)
         incident = self.incidents.get(id)
         if incident is None:
-            known = [each.id for each in self.incidents.listed()]
+            known = [each.id for each in self.incidents.known]
             raise Wrong(404, "unknown_incident", f"there is no incident {id[:50]!r}{nearest(id[:50], known)}")
         return incident
 

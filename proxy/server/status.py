@@ -161,7 +161,11 @@ class Front:
 
 def told(value: Mapping[str, Any] | list[Any]) -> Answer:
     """A JSON answer that nobody may store."""
-    body = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return sent(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+
+
+def sent(body: bytes) -> Answer:
+    """The same for what is JSON already."""
     return 200, [("Content-Type", "application/json"), ("Cache-Control", "no-store")], body
 
 

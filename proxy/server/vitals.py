@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.compiled import Config
 from proxy.dispatch import probing
 from proxy.engine.cluster import Cluster
 from proxy.observe.entry import Entry
-from proxy.observe.health import HealthBook
+from proxy.observe.health import HealthBook, Layout
 from proxy.observe.health_report import HealthReport
 from proxy.observe.journal import Journal
 from proxy.observe.rollup import Rollup
+from proxy.observe.turns import Round
 from proxy.policy.health import Status
 from proxy.server.health import Ability, HealthRoutes, layout_of
 from proxy.server.health_stream import HealthStream
@@ -50,11 +50,14 @@ class Vitals:
         self._config = config
         self._upstreams = upstreams
         self.book = HealthBook(cluster, layout_of(config), publish, clock, wall, self._lacks_key)
-        report = HealthReport(self.book, lambda provider: rollup.uptime_24h(provider, wall()), clock, wall)
+        report = HealthReport(
+            self.book, lambda provider: rollup.uptime_24h(provider, wall()), clock, wall, lambda: journal.last_id
+        )
         self._routes = HealthRoutes(report, self.book, config, history, clock)
-        self._stream = HealthStream(journal, report.snapshot, incident_of, wall, config.health.max_subscribers)
-        self._look: Iterator[None] | None = None
-        """A look at everything that is not finished."""
+        self._stream = HealthStream(journal, report.recent, incident_of, wall, config.health.max_subscribers)
+        self._round = Round()
+        self._prepared: tuple[object, object, Layout] | None = None
+        """Providers and routes of a configuration to come, and their layout."""
         self._prober = Prober(self._aim, self._probed, clock, wall, rng)
         self.snapshot = report.snapshot
 
@@ -73,22 +76,20 @@ class Vitals:
 
     def tick(self) -> None:
         """Once a second. Many targets are looked at in turns, with whatever else is ready between them."""
-        if self._look is None:
-            self._look = self.book.look()
-            self._go_on()
-
-    def _go_on(self) -> None:
-        look, self._look = self._look, None
-        if look is not None and next(look, self) is not self:
-            self._look = look
-            asyncio.get_running_loop().call_soon(self._go_on)
+        self._round.begin(self.book.look)
 
     def adopt(self, config: Config) -> None:
         """Follow another configuration."""
         self._config = self._routes.config = config
         self._stream.max_subscribers = config.health.max_subscribers
-        self.book.adopt(layout_of(config))
+        prepared, self._prepared = self._prepared, None
+        is_ready = prepared is not None and prepared[0] is config.providers and prepared[1] is config.routes
+        self.book.adopt(prepared[2] if prepared is not None and is_ready else layout_of(config))
         self.start()
+
+    def prepare(self, config: Config) -> None:
+        """In a thread: make what `adopt` will need, some milliseconds of work with hundreds of providers."""
+        self._prepared = config.providers, config.routes, layout_of(config)
 
     def leave(self) -> None:
         """The process leaves: no probe more, and readers of the stream are sent away."""

@@ -77,7 +77,7 @@ def test_an_outage_is_one_incident_with_its_numbers() -> None:
     world.request(5, ("b", ""), reason="circuit_open")
     world.request(6, ("b", "timeout.first_byte"), result="exhausted", reason="circuit_open")
     world.take("circuit", model="m", detail={"to": "half_open"})
-    (incident,) = world.incidents.listed()
+    (incident,) = map(world.incidents.present, world.incidents.listed())
     assert (incident.provider, incident.type, incident.severity) == ("a", Type.OUTAGE, Severity.HIGH)
     assert incident.started_at == T
     assert (incident.affected_requests, incident.failed_over, incident.user_visible_errors) == (7, 6, 1)

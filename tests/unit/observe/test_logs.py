@@ -122,6 +122,22 @@ def test_a_pipe_that_stays_full_does_not_hold_up_the_end(out: Out, monkeypatch: 
     out.gate.set()
 
 
+def test_a_line_that_finds_no_room_is_not_made(out: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "QUEUE_MAX", 10)
+    made = []
+    line = Log._line
+    monkeypatch.setattr(Log, "_line", lambda self, *of: made.append(of) or line(self, *of))
+    log = Log(out=out)
+    out.gate.clear()
+    log.write("info", "stuck")
+    assert out.blocked.wait(5)
+    for _ in range(100):
+        log.write("info", "x")
+    assert (len(made), log.dropped) == (11, 90)
+    out.gate.set()
+    log.close()
+
+
 def test_a_closed_pipe_is_counted(out: Out) -> None:
     log = Log(out=out)
     out.close()

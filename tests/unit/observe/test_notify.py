@@ -73,6 +73,11 @@ class World:
             self.now += 1
             await self.settle()
 
+    async def written(self) -> None:
+        """All letters are made of what was told."""
+        while self.notifier._round.is_on:
+            await asyncio.sleep(0)
+
     async def settle(self) -> None:
         self.notifier.tick()
         for _ in range(20):
@@ -282,6 +287,7 @@ async def test_limits_hold_and_are_counted() -> None:
     world.gate.clear()
     for n in range(LETTERS_MAX // SUBSCRIPTIONS_MAX + 1):
         world.notifier.told(change("escalated", Severity.CRITICAL, id=f"i{n}"))
+    await world.written()
     assert world.notifier.waiting == LETTERS_MAX
     dropped = (LETTERS_MAX // SUBSCRIPTIONS_MAX + 1) * SUBSCRIPTIONS_MAX - LETTERS_MAX
     assert world.counted == {("webhook", "dropped"): dropped}
@@ -313,13 +319,95 @@ async def test_what_hundreds_are_told_of_is_put_into_words_once(monkeypatch: pyt
     monkeypatch.setattr(module, "shown", lambda incident, now: made.append(incident.id) or shown(incident, now))
     world = World()
     world.notifier.adopt([], 1, 600.0)
+    world.gate.clear()
     for n in range(SUBSCRIPTIONS_MAX):
         world.subscribe(f"s{n}")
     for n in range(4):
         world.notifier.told(change(id=f"inc{n}"))
+    await world.written()
     assert made == [f"inc{n}" for n in range(4)]
     assert world.notifier.waiting == 2 * SUBSCRIPTIONS_MAX
+    world.gate.set()
     await world.settle()
     notices = [letter.notices for _, letter in world.sent]
     assert all(each == notices[0] for each in notices)
     await world.notifier.close()
+
+
+async def test_letters_to_hundreds_are_written_between_requests() -> None:
+    world = World()
+    world.gate.clear()
+    for n in range(SUBSCRIPTIONS_MAX):
+        world.subscribe(f"s{n}")
+    world.notifier.told(change())
+    assert world.notifier.waiting == module.STEP
+    turns = 0
+    while world.notifier._round.is_on:
+        await asyncio.sleep(0)
+        turns += 1
+        assert world.notifier.waiting <= module.STEP * (turns + 1)
+    assert world.notifier.waiting == SUBSCRIPTIONS_MAX
+    assert turns >= SUBSCRIPTIONS_MAX // module.STEP - 1
+    await world.notifier.close()
+
+
+async def test_whoever_leaves_while_letters_are_written_gets_none() -> None:
+    world = World()
+    world.gate.clear()
+    for n in range(2 * module.STEP):
+        world.subscribe(f"s{n}")
+    world.notifier.told(change())
+    assert world.notifier.unsubscribe(f"s{2 * module.STEP - 1}") is not None
+    await world.written()
+    assert world.notifier.waiting == 2 * module.STEP - 1
+    await world.notifier.close()
+
+
+async def test_what_is_told_last_is_written_before_the_end() -> None:
+    world = World()
+    for n in range(SUBSCRIPTIONS_MAX):
+        world.subscribe(f"s{n}")
+    world.notifier.told(change("opened"))
+    world.notifier.told(change("resolved"))
+    await world.notifier.close()
+    assert len([key for key in world.disk if key[0] == "letter"]) == 2 * SUBSCRIPTIONS_MAX
+
+
+async def test_changes_whose_letters_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNTOLD_MAX", 2)
+    world = World()
+    world.gate.clear()
+    for n in range(2 * module.STEP):
+        world.subscribe(f"s{n}")
+    for n in range(4):
+        world.notifier.told(change("escalated", Severity.CRITICAL, id=f"i{n}"))
+    await world.written()
+    assert world.counted == {("webhook", "dropped"): 2 * module.STEP}
+    assert world.notifier.waiting == 3 * 2 * module.STEP  # one was being written, two waited
+    await world.notifier.close()
+
+
+async def test_digests_are_written_a_few_at_a_time_and_all_at_the_end() -> None:
+    world = World()
+    world.gate.clear()
+    world.notifier.adopt([], digest_after=1, digest_s=600.0)
+    many = 2 * module.SAVED_MAX + 3
+    for n in range(many):
+        world.subscribe(f"s{n}")
+    for n in range(3):
+        world.notifier.told(change(id=f"i{n}"))
+        await world.written()
+    written: list[str] = []
+    put = world.notifier._put
+    world.notifier._put = lambda kind, id, document: written.append(id) or put(kind, id, document)  # type: ignore[func-returns-value]
+
+    def sizes() -> list[int]:
+        return sorted(len(document["notices"]) for key, document in world.disk.items() if key[0] == "letter")
+
+    assert sizes() == [1] * (2 * many), "the second change made a digest, the third is in memory"
+    world.notifier._save(module.SAVED_MAX)
+    assert sizes() == [1] * (2 * many - module.SAVED_MAX) + [2] * module.SAVED_MAX
+    assert len(written) == module.SAVED_MAX
+    await world.notifier.close()
+    assert sizes() == [1] * many + [2] * many
+    assert len(written) == len(set(written)) == many

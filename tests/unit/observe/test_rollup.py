@@ -8,7 +8,7 @@ import pytest
 
 from proxy.observe.analysis import analytics, by_day, uptime
 from proxy.observe.entry import Entry
-from proxy.observe.rollup import HOURS_MAX, PROVIDERS_MAX, Rollup, add, uptime_percent
+from proxy.observe.rollup import HOURS_MAX, PROVIDERS_MAX, Rollup, add, by_hour, uptime_percent
 from tests.unit.observe.sample import attempt, record
 
 HOUR = 486_111
@@ -225,8 +225,9 @@ def test_the_promise_is_held_against_requests_too() -> None:
 def test_the_last_day_is_known_without_the_store() -> None:
     counts = rollup()
     assert counts.uptime_24h("openai", NOW) is None
-    counts.remember([(HOUR - 2, {"seconds": {"healthy": 60.0}, "providers": {"openai": {"seconds": {"down": 100.0}}}})])
-    counts.remember([(HOUR - 30, {"providers": {"openai": {"seconds": {"down": 9999.0}}}})])
+    run = {"seconds": {"healthy": 30.0}, "providers": {"openai": {"seconds": {"down": 50.0}}}}
+    long_ago = {"providers": {"openai": {"seconds": {"down": 9999.0}}}}
+    counts.remember(by_hour([(HOUR - 2, run), (HOUR - 30, long_ago), (HOUR - 2, run)]))
     counts.seconds(NOW, 300.0, "healthy", {"openai": "healthy"})
     assert counts.uptime_24h("openai", NOW) == 75.0
     assert counts.uptime_24h("", NOW) == 100.0

@@ -614,7 +614,7 @@ async def test_the_admin_port_tells_the_state() -> None:
         assert (await call(port, "GET /readyz"))[2] == b"draining\n"
         assert (await call(port, "GET /livez"))[0] == 503
         assert orjson.loads((await call(port, "GET /config"))[2]) == {"version": 1, "2": "x"}
-        assert orjson.loads((await call(port, "GET /status?x=1"))[2]) == {"version": "0"}
+        assert orjson.loads((await call(port, "GET /status?x=1"))[2]) == {"version": "0", "targets": []}
         assert (await call(port, "GET /metrics"))[2] == b"classic"
         _, start, body = await call(port, "GET /metrics", "Accept: application/openmetrics-text; version=1.0.0")
         assert body == b"open"

@@ -172,8 +172,8 @@ def journal() -> Journal:
 
 
 def stream(of: Journal, most: int = 10, size: int = 0) -> HealthStream:
-    async def snapshot() -> dict[str, Any]:
-        return {"status": "healthy", "pad": "x" * size}
+    async def snapshot() -> tuple[bytes, int]:
+        return b'"status":"healthy","pad":"%b"}' % (b"x" * size), of.last_id
 
     return HealthStream(of, snapshot, lambda provider: "inc_1" if provider == "a" else "", time.time, most)
 
@@ -204,6 +204,25 @@ async def test_a_websocket_gets_the_snapshot_what_it_missed_and_what_comes() -> 
         async with asyncio.timeout(5):
             while live.readers:
                 await asyncio.sleep(0)
+
+
+async def test_a_reader_that_knows_more_than_the_snapshot_is_told_again() -> None:
+    """A snapshot may have been made a moment ago for somebody else, and must not have the last word."""
+    book = journal()
+    before = book.last_id
+
+    async def snapshot() -> tuple[bytes, int]:
+        return b'"status":"healthy"}', before
+
+    live = HealthStream(book, snapshot, lambda provider: "", time.time, 10)
+    book.take(down())
+    async with (
+        served(Status(read={}, live={"/v1/health/stream": live.serve})) as session,
+        session.ws_connect(f"/v1/health/stream?since={book.last_id}") as socket,
+    ):
+        first, second = [await socket.receive_json(timeout=5) for _ in range(2)]
+    assert (first["id"], first["missed"]) == (before, False)
+    assert (second["event"], second["id"]) == ("provider_down", before + 1)
 
 
 async def test_a_number_that_was_never_given_here_is_told_and_not_repeated() -> None:

@@ -8,13 +8,14 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from proxy.store.documents import Documents, Key
+from proxy.store.documents import STEP, Documents, Key
 from proxy.store.sqlite import MEMORY, Store
 
 
@@ -39,7 +40,7 @@ class Owner:
         return iter(self.own.items())
 
     def _loaded(self, found: Mapping[Key, Any]) -> None:
-        self.found = found
+        self.found = {**(self.found or {}), **found}
         self.own = {**found, **self.own}
 
 
@@ -221,3 +222,41 @@ async def test_who_asks_does_not_wait_for_a_store_that_cannot_be_read(tmp_path: 
         assert not documents.is_loaded
     finally:
         await documents.close(0.01)
+
+
+async def test_thousands_are_told_a_few_at_a_time_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    async with run(path, "one") as (_, documents, owner):
+        for n in range(3 * STEP):
+            documents.put("later", f"l{n}", {"n": n})
+            owner.put(f"k{n}", {"n": n})
+        await documents.flush()
+    store = Store(str(path))
+    documents = Documents(store, "two")
+    told: list[list[str]] = []
+    turns: list[int] = []
+    beside = 0
+
+    async def count() -> None:
+        nonlocal beside
+        while True:
+            beside += 1
+            await asyncio.sleep(0)
+
+    def loaded(found: Mapping[Key, Any]) -> None:
+        told.append([kind for kind, _ in found])
+        turns.append(beside)
+        documents.put("k", f"k{3 * STEP - 1}", None)  # newer than what is still to be told
+
+    documents.follow(lambda: (), loaded, ("k", "later"))
+    store.start()
+    documents.start()
+    task = asyncio.create_task(count())
+    await until(lambda: documents.is_loaded)
+    task.cancel()
+    await documents.close()
+    await store.close()
+    kinds = [kind for part in told for kind in part]
+    assert kinds == ["k"] * (3 * STEP - 1) + ["later"] * (3 * STEP)
+    assert max(map(len, told)) == STEP
+    assert all(later > before for before, later in pairwise(turns))
