@@ -192,7 +192,8 @@ class HealthStream:
         # clock went back: nobody here knows what followed it.
         is_strange = since > begins_at
         snapshot, made_at = await self._snapshot()
-        # One that was made for another reader a moment ago does not know what has happened since, even if this one does.
+        # One that was made for another reader a moment ago does not know what has happened since, even if this one
+        # does: it must not have the last word.
         id = min(made_at, begins_at, since if since and not is_strange else begins_at)
         has_missed = is_strange or (id < begins_at and id + 1 < journal.oldest_id)
         missed = [entry for entry in journal.recent(id) if entry.kind in NAMES and entry.id <= begins_at]
