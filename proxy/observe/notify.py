@@ -54,8 +54,9 @@ SENDING_MAX: Final = 16
 STEP: Final = 16
 """Letters written in one go: about a quarter of a millisecond."""
 SAVED_MAX: Final = 32
-"""Digests that wait and have taken something in, written within a second. All of them at each change would be gigabytes
-in the outage of a hundred providers: a killed process may lose some seconds of what a digest tells."""
+"""How often in a second a digest that has taken something in is written at once; others wait for the next second.
+Hundreds of them at each change would be gigabytes in the outage of a hundred providers: there a killed process may lose
+some seconds of what a digest tells."""
 UNTOLD_MAX: Final = 1000
 """Changes whose letters are still to be written; beyond them new ones are dropped and counted."""
 NOTICES_MAX: Final = 100
@@ -115,6 +116,7 @@ class Notifier:
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._shared: dict[tuple[str, str, str], Mapping[str, Any]] = {}
         """Notices of letters that were read within this second."""
+        self._saves_left = SAVED_MAX
         self._unsaved: dict[str, Place] = {}
         """Digests by id that have taken in what is not written."""
         self._untold: deque[Change] = deque()
@@ -221,8 +223,12 @@ class Notifier:
             (each for each in letters.values() if due_at > now and each.due_at > now and _is_open(each)), None
         )
         if gathering is not None:
-            letters[gathering.id] = replace(gathering, notices=(*gathering.notices, notice))
-            self._unsaved.setdefault(gathering.id, place)
+            grown = letters[gathering.id] = replace(gathering, notices=(*gathering.notices, notice))
+            if self._saves_left > 0 and grown.id not in self._unsaved:
+                self._saves_left -= 1
+                self._keep(grown)
+            else:
+                self._unsaved.setdefault(grown.id, place)
         else:
             letter = Letter(
                 id=self._ids(),
@@ -250,6 +256,7 @@ class Notifier:
     def tick(self) -> None:
         """Once a second: save what digests have taken in, and begin to send where something is due."""
         self._shared.clear()
+        self._saves_left = max(0, SAVED_MAX - len(self._unsaved))
         self._save(SAVED_MAX)
         self._send()
 

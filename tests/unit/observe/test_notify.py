@@ -404,10 +404,26 @@ async def test_digests_are_written_a_few_at_a_time_and_all_at_the_end() -> None:
     def sizes() -> list[int]:
         return sorted(len(document["notices"]) for key, document in world.disk.items() if key[0] == "letter")
 
-    assert sizes() == [1] * (2 * many), "the second change made a digest, the third is in memory"
-    world.notifier._save(module.SAVED_MAX)
-    assert sizes() == [1] * (2 * many - module.SAVED_MAX) + [2] * module.SAVED_MAX
-    assert len(written) == module.SAVED_MAX
+    first = module.SAVED_MAX
+    assert sizes() == [1] * (2 * many - first) + [2] * first, "the second change made a digest, the third is in memory"
+    world.notifier.tick()
+    assert sizes() == [1] * (2 * many - 2 * first) + [2] * 2 * first
+    assert len(written) == first
     await world.notifier.close()
     assert sizes() == [1] * many + [2] * many
-    assert len(written) == len(set(written)) == many
+    assert len(written) == len(set(written)) == many - first
+
+
+async def test_a_digest_of_few_subscribers_is_written_at_each_change() -> None:
+    """A killed process loses nothing of it."""
+    world = World()
+    world.gate.clear()
+    world.notifier.adopt([], digest_after=1, digest_s=600.0)
+    for n in range(3):
+        world.subscribe(f"s{n}")
+    for n in range(1 + module.SAVED_MAX // 3):
+        world.notifier.told(change(id=f"i{n}"))
+        await world.written()
+        kept = [document["notices"] for key, document in world.disk.items() if key[0] == "letter"]
+        assert sum(map(len, kept)) == 3 * (n + 1)
+        world.notifier.tick()
