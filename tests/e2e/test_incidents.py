@@ -303,9 +303,9 @@ async def test_what_subscribing_refuses_names_the_field(tmp_path: Path) -> None:
         status, told = await post(sidecar, "/v1/incidents/subscribe", {**good, "email": "a" * 20_000})
         assert (status, told["code"]) == (413, "body_too_large")
         assert (await sidecar.metrics())['outrider_refused_total{code="body_too_large"}'] == 1
-        for origin, code in (("https://evil.example", "foreign_page"), ("http://localhost:1", "not_allowed")):
+        for origin in ("https://evil.example", "http://localhost:1"):
             status, told = await post(sidecar, "/v1/incidents/subscribe", good, Origin=origin)
-            assert (status, told["code"]) == (403, code)
+            assert (status, told["code"]) == (403, "not_allowed")
 
 
 async def test_a_port_beyond_loopback_wants_an_admin_token(tmp_path: Path) -> None:
