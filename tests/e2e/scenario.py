@@ -186,7 +186,7 @@ class Pair:
         self.lone = lone
         self.calls: list[tuple[Reply, tuple[int, int], bool]] = []
         """Every reply, how many attempts P and F had in their logs before, and whether other calls ran meanwhile."""
-        self._running = 0
+        self._running = self._begun = 0
         self.scene: Scene
 
     @property
@@ -218,12 +218,15 @@ class Pair:
         before = (self.p.attempts_total, self.f.attempts_total)
         is_first = self._running == 0
         self._running += 1
+        self._begun += 1
+        mine = self._begun
         asked = {"X-Route": self.name}
         if not plain:
             asked |= {"X-Explain": "true", **self.scene.headers, **self.headers, **(headers or {})}
         reply = await self.scene.post(path, {**self.body(path, stream=stream), **more}, asked)
         self._running -= 1
-        self.calls.append((reply, before, not is_first or self._running > 0))
+        # The first of many may also be the last to end, with nobody beside it at either moment.
+        self.calls.append((reply, before, not is_first or self._begun != mine))
         return reply
 
     def assert_called_f(self, reply: Reply, limit_s: float) -> None:

@@ -406,7 +406,7 @@ async def know_all_targets(stage: Scene, pair: Pair, phase: Phase) -> None:
     pair.p.default, pair.f.default = phase.p, phase.f
 
 
-@pytest.mark.parametrize("aborted", [2_000, pytest.param(100_000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("aborted", [1_000, pytest.param(100_000, marks=pytest.mark.torture)])
 async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path, census: Path, aborted: int) -> None:
     pairs = [pair_of(name, phase) for name, phase in PHASES.items()]
     async with scene(tmp_path, *pairs, headers={}, store={"recent": RECENT}) as stage:
