@@ -145,20 +145,20 @@ class HealthBook:
         """As `tick`, with a pause after every `STEP` things. It ends early when another configuration is adopted: there
         is nothing to be told of the old one."""
         layout = self.layout
-        known, answering, unknown = self.cluster.states(), set[str](), list[TargetState]()
-        for _ in _steps(known, lambda state: self._sort(state, answering, unknown)):
+        for _ in self._look(layout):
             yield
             if self.layout is not layout:
                 return
+
+    def _look(self, layout: Layout) -> Iterator[None]:
+        known, answering, unknown = self.cluster.states(), set[str](), list[TargetState]()
+        yield from _steps(known, lambda state: self._sort(state, answering, unknown))
         self._answering = answering
         self._unknown = {state.target.model for state in unknown if state.target.provider in answering}
         readings: dict[str, list[tuple[TargetState, Reading]]] = {}
         watches: dict[Target, Watch] = {}
         states: dict[str, list[TargetState]] = {}
-        for _ in _steps(known, lambda state: self._read(state, readings, watches, states)):
-            yield
-            if self.layout is not layout:
-                return
+        yield from _steps(known, lambda state: self._read(state, readings, watches, states))
         self._watches, self._states = watches, states
         told = 0
         for place, name in enumerate(layout.providers, 1):
@@ -167,14 +167,9 @@ class HealthBook:
             if place % STEP == 0 or told == TOLD_STEP:
                 told = 0
                 yield
-                if self.layout is not layout:
-                    return
         self._answers = {}
         routes: list[RouteHealth] = []
-        for _ in _steps(layout.routes.items(), lambda route: routes.append(self._judge_route(*route, self._clock()))):
-            yield
-            if self.layout is not layout:
-                return
+        yield from _steps(layout.routes.items(), lambda route: routes.append(self._judge_route(*route, self._clock())))
         self.routes = tuple(routes)
         self._judge_all(self._clock())
 

@@ -30,6 +30,18 @@ async def get(sidecar: Sidecar, path: str, *, admin: bool = True) -> Any:
         return await response.json()
 
 
+async def events_of(sidecar: Sidecar, query: str, *, admin: bool = True) -> list[dict[str, Any]]:
+    """All pages of `/v1/events?query`."""
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        told = await get(sidecar, f"/v1/events?{query}{cursor}", admin=admin)
+        found += told["events"]
+        if told["next"] is None:
+            return found
+        cursor = f"&cursor={told['next']}"
+
+
 async def until(told: Callable[[], Any], within_s: float = 60.0) -> Any:
     """Ask again until the answer is true; the process looks at its store once a second."""
     async with asyncio.timeout(within_s):
@@ -164,14 +176,7 @@ async def test_what_was_shown_survives_a_kill_during_load(tmp_path: Path) -> Non
             await sidecar.process.wait()
             await asyncio.gather(*load)
         async with Sidecar(tree, tmp_path) as sidecar:
-            found: set[int] = set()
-            cursor = ""
-            while True:
-                told = await get(sidecar, f"/v1/events?since=0&limit=1000{cursor}")
-                found |= {entry["id"] for entry in told["events"]}
-                if told["next"] is None:
-                    break
-                cursor = f"&cursor={told['next']}"
+            found = {entry["id"] for entry in await events_of(sidecar, "since=0&limit=1000")}
             assert shown <= found
             before = max(found)
             await sidecar.chat()

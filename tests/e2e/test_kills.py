@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -19,6 +18,7 @@ from proxy.demo.provider import FakeProvider
 from proxy.demo.script import Fault
 from tests.e2e.harness import Sidecar, config
 from tests.e2e.receivers import Receiver, verified
+from tests.e2e.test_history import events_of, get
 
 LIVES = 4
 SHOWN = 60
@@ -38,7 +38,7 @@ class Ledger:
 
     async def look(self, sidecar: Sidecar) -> None:
         """Note the events that are shown, and the documents that are on disk."""
-        told = await get(sidecar, "/v1/events?limit=200")
+        told = await get(sidecar, "/v1/events?limit=200", admin=False)
         assert told["complete"]
         self.events |= {entry["id"] for entry in told["events"]}
         self.incidents |= self.stored("incident")
@@ -62,12 +62,6 @@ class Ledger:
             self.answered += 1
 
 
-async def get(sidecar: Sidecar, path: str) -> Any:
-    async with sidecar.session.get(f"{sidecar.url}{path}") as response:
-        assert response.status == 200, await response.text()
-        return await response.json()
-
-
 async def killed(sidecar: Sidecar, ledger: Ledger, enough: Callable[[], bool], within_s: float = 60.0) -> None:
     """Let four callers call until `enough`, then kill the process while they go on."""
     load = [asyncio.create_task(ledger.call_on(sidecar)) for _ in range(4)]
@@ -82,14 +76,7 @@ async def killed(sidecar: Sidecar, ledger: Ledger, enough: Callable[[], bool], w
 
 async def all_events(sidecar: Sidecar) -> set[int]:
     """Ids of the whole history."""
-    found: set[int] = set()
-    cursor = ""
-    while True:
-        told = await get(sidecar, f"/v1/events?since=0&limit=1000{cursor}")
-        found |= {entry["id"] for entry in told["events"]}
-        if told["next"] is None:
-            return found
-        cursor = f"&cursor={told['next']}"
+    return {entry["id"] for entry in await events_of(sidecar, "since=0&limit=1000", admin=False)}
 
 
 async def test_kills_under_load_lose_no_acknowledged_event_and_no_notification(tmp_path: Path) -> None:
@@ -141,7 +128,7 @@ async def test_kills_under_load_lose_no_acknowledged_event_and_no_notification(t
         async with Sidecar(tree, tmp_path) as sidecar:
             hooks = await receiver.wait(lambda hooks: ledger.letters <= {hook.json["id"] for hook in hooks}, 60.0)
             assert ledger.events <= await all_events(sidecar)
-            told = await get(sidecar, "/v1/incidents")
+            told = await get(sidecar, "/v1/incidents", admin=False)
             assert ledger.incidents <= {each["id"] for each in told["incidents"]}
             assert {each["provider"] for each in told["incidents"] if each["type"] == "credential"} == {
                 provider.name for provider in keyed

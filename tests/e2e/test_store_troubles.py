@@ -19,7 +19,7 @@ from proxy.demo.script import Fault
 from proxy.observe.entry import Entry
 from tests.e2e.harness import Sidecar, config
 from tests.e2e.past import leave
-from tests.e2e.test_history import BROKEN, get, small_disk, store_of, until
+from tests.e2e.test_history import BROKEN, events_of, get, small_disk, store_of, until
 
 QUEUE = 100
 
@@ -161,14 +161,8 @@ async def test_a_slow_file_costs_no_request(tmp_path: Path) -> None:
             await load
             await healed(sidecar)
             assert sum((await store_of(sidecar))["dropped"].values()) == 0
-            found: set[str] = set()
-            cursor = ""
-            while True:
-                told = await get(sidecar, f"/v1/events?since={before}&kind=request&limit=300{cursor}")
-                found |= {each["request_id"] for each in told["events"]}
-                if told["next"] is None:
-                    break
-                cursor = f"&cursor={told['next']}"
+            events = await events_of(sidecar, f"since={before}&kind=request&limit=300")
+            found = {each["request_id"] for each in events}
             assert len(found) >= 401
 
 
