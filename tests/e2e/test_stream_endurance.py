@@ -209,7 +209,8 @@ async def test_a_spare_that_has_spoken_takes_over_when_the_winner_breaks(tmp_pat
     async with scene(tmp_path, *pairs.values(), x=0.1) as stage:
         for (_, kind, _), pair in pairs.items():
             pair.p.default = Fault(first_word_s=P_LATE, **BREAKS[kind])  # type: ignore[arg-type]
-            pair.f.default = Fault(first_word_s=P_LATE)
+            # Half way between P's first word and its end: on a busy machine it must neither overtake P nor be too late.
+            pair.f.default = Fault(first_word_s=2 * P_LATE)
         replies = await asyncio.gather(*(pair.ask(path=path) for (path, _, _), pair in pairs.items()))
         for ((path, _, _), pair), reply in zip(pairs.items(), replies, strict=True):
             assert_rescued(reply, path, pair)
